@@ -1,0 +1,13 @@
+//! The pure core: what traffic is, where it goes, and when a version has lost the right to it.
+//!
+//! Nothing here owns a clock, a socket, a task or a source of luck: time and draws are arguments, so that
+//! every decision can be replayed. This layer imports nothing else of ours (`tests/tidy.rs` holds it to that).
+
+pub mod judge;
+pub mod names;
+pub mod outcome;
+pub mod pool;
+pub mod route;
+pub mod split;
+pub mod time;
+pub mod window;

@@ -1,0 +1,2 @@
+//! Penstock: a traffic-shifting reverse proxy.
+pub mod domain;
