@@ -1,2 +1,4 @@
 //! Penstock: a traffic-shifting reverse proxy.
+pub mod control;
 pub mod domain;
+pub mod link;

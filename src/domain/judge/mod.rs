@@ -75,10 +75,11 @@ pub enum Hold {
 }
 
 /// What convicted the canary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
     /// The comparison with stable.
+    #[default]
     Evidence,
     /// The outage guard: the canary is down and stable is not.
     Outage,
@@ -89,7 +90,7 @@ pub enum Trigger {
 }
 
 /// The numbers behind a conviction.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Conviction {
     pub trigger: Trigger,
     /// Natural logarithm of the evidence; infinite evidence (health) is stated as the threshold.

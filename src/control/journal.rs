@@ -1,0 +1,96 @@
+//! What was decided, by whom and when: the newest entries, for those who ask and those who watch.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+use crate::domain::state::Event;
+
+/// Entries kept for `Last-Event-ID`; a watcher further behind is told to read the state again.
+const KEPT: usize = 1_024;
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The state's revision with this event in it.
+    pub revision: u64,
+    pub at: Timestamp,
+    pub actor: Actor,
+    #[serde(flatten)]
+    pub event: Event,
+    /// Figures that only the announcement carries.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub incident: Option<Incident>,
+}
+
+/// Who did it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// `judge`, or the person's name as the caller gave it, or where the call came from.
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+}
+
+impl Actor {
+    #[must_use]
+    pub fn judge() -> Actor {
+        Actor { name: "judge".to_owned(), reason: None }
+    }
+}
+
+/// What a rollback cost, counted from the exposure's begin.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Incident {
+    /// Requests that the coin sent to the canary.
+    pub canary_requests: u64,
+    pub canary_failures: u64,
+    /// Failures of the canary that a client saw.
+    pub exposed_failures: u64,
+    /// From the tick of the canary's first failure in the run that led here, to weight zero published.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detection_ms: Option<u64>,
+}
+
+/// The newest entries in memory, and a feed of those to come.
+#[derive(Debug)]
+pub struct Journal {
+    entries: Mutex<VecDeque<Entry>>,
+    feed: broadcast::Sender<Entry>,
+}
+
+impl Default for Journal {
+    fn default() -> Journal {
+        Journal { entries: Mutex::default(), feed: broadcast::channel(KEPT).0 }
+    }
+}
+
+impl Journal {
+    /// Appends and announces. Called by the engine alone.
+    pub fn append(&self, entry: Entry) {
+        let mut entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if entries.len() == KEPT {
+            entries.pop_front();
+        }
+        entries.push_back(entry.clone());
+        // Announced under the lock, so that `watch` can neither miss an entry nor see it twice.
+        let _nobody_watching = self.feed.send(entry);
+    }
+
+    /// Entries after a revision, and everything from now on.
+    #[must_use]
+    pub fn watch(&self, after: u64) -> (Vec<Entry>, broadcast::Receiver<Entry>) {
+        let entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let missed = entries.iter().filter(|entry| entry.revision > after).cloned().collect();
+        (missed, self.feed.subscribe())
+    }
+
+    /// The newest entry that satisfies a condition.
+    pub fn newest(&self, wanted: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        let entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        entries.iter().rev().find(|entry| wanted(entry)).cloned()
+    }
+}

@@ -1,0 +1,74 @@
+//! What the file declares of a service, checked: routes, versions, the first split and the rollback policy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::judge::Policy;
+use super::names::{ServiceName, VersionName};
+use super::route::Route;
+use super::split::{Matcher, Weight};
+
+/// One declared service. Everything in it is consistent: `stable` and `canary` name listed versions, and differ.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Definition {
+    pub name: ServiceName,
+    pub routes: Vec<Route>,
+    /// In the order of the file.
+    pub versions: Vec<VersionDefinition>,
+    pub stable: VersionName,
+    pub canary: Option<VersionName>,
+    /// The canary's first weight.
+    pub weight: Weight,
+    pub pins: Vec<PinDefinition>,
+    pub policy: Policy,
+    pub timeouts: Timeouts,
+}
+
+impl Definition {
+    #[must_use]
+    pub fn version(&self, name: &VersionName) -> Option<&VersionDefinition> {
+        self.versions.iter().find(|version| version.name == *name)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionDefinition {
+    pub name: VersionName,
+    /// `host:port`, as written: an address, or a name to look up.
+    pub endpoints: Vec<Arc<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinDefinition {
+    pub matcher: Matcher,
+    pub target: Target,
+}
+
+/// Where a pin leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Stable,
+    Canary,
+    Version(VersionName),
+}
+
+/// How long an upstream may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To accept a connection.
+    pub connect: Duration,
+    /// From the request written to the response head.
+    pub response_head: Duration,
+    /// Between two pieces of a body, either way.
+    pub body_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            connect: Duration::from_secs(2),
+            response_head: Duration::from_secs(30),
+            body_idle: Duration::from_secs(30),
+        }
+    }
+}

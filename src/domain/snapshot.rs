@@ -1,0 +1,228 @@
+//! What the data plane needs to know, and nothing else: one consistent picture, swapped as a whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::names::{EndpointId, Exposure, ServiceName, VersionId, VersionName};
+use super::pool::{Endpoint, Pool};
+use super::route::Router;
+use super::service::{Target, Timeouts, VersionDefinition};
+use super::split::{Pin, Split};
+use super::state::{ServiceState, State};
+use super::time::micros;
+use super::window::Generation;
+
+/// A picture of all services. Two requests that read the same snapshot see the same routes and weights.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Grows with every snapshot; workers report which one they route by.
+    pub revision: u64,
+    pub router: Arc<Router>,
+    /// In the order of the router's indexes.
+    pub services: Box<[Arc<Service>]>,
+    endpoints: u32,
+}
+
+/// One service as the data plane sees it.
+#[derive(Debug)]
+pub struct Service {
+    pub name: ServiceName,
+    pub split: Split,
+    pub versions: Box<[Version]>,
+    pub timeouts: Timeouts,
+    /// `None` while no coin is tossed.
+    pub exposure: Option<Exposure>,
+    pub generation: Generation,
+    /// Heads later than this (in microseconds) are over the service's latency limit.
+    pub over_micros: Option<u64>,
+    stamp: u64,
+}
+
+#[derive(Debug)]
+pub struct Version {
+    pub id: VersionId,
+    pub name: VersionName,
+    pub pool: Pool,
+}
+
+impl Snapshot {
+    /// Draws a new picture. Services that did not change, and endpoints that are still listed, are taken over from `previous`.
+    #[must_use]
+    pub fn of(state: &State, previous: &Snapshot) -> Snapshot {
+        let mut endpoints = previous.endpoints;
+        let before: BTreeMap<&ServiceName, &Arc<Service>> = previous.services.iter().map(|s| (&s.name, s)).collect();
+        let services: Box<[Arc<Service>]> = state
+            .services()
+            .map(|service| match before.get(&service.definition.name) {
+                Some(same) if same.stamp == service.stamp() => Arc::clone(same),
+                before => Arc::new(Service::of(service, state, before.map(|s| s.as_ref()), &mut endpoints)),
+            })
+            .collect();
+        let router = if services.len() == previous.services.len() && !services.is_empty() {
+            previous.router.clone() // declarations do not change while the process lives
+        } else {
+            Arc::new(router(state))
+        };
+        Snapshot { revision: previous.revision + 1, router, services, endpoints }
+    }
+}
+
+fn router(state: &State) -> Router {
+    let mut router = Router::default();
+    for (index, service) in state.services().enumerate() {
+        for route in &service.definition.routes {
+            router.add(route, index);
+        }
+    }
+    router
+}
+
+impl Service {
+    fn of(service: &ServiceState, state: &State, before: Option<&Service>, endpoints: &mut u32) -> Service {
+        let definition = &service.definition;
+        let versions = definition.versions.iter().filter_map(|version| {
+            let id = service.id(&version.name)?;
+            let known = before.and_then(|before| before.versions.iter().find(|v| v.id == id)).map(|v| &v.pool);
+            Some(Version { id, name: version.name.clone(), pool: pool(version, state, known, endpoints) })
+        });
+        Service {
+            name: definition.name.clone(),
+            split: split(service),
+            versions: versions.collect(),
+            timeouts: definition.timeouts,
+            exposure: service.standing.exposure,
+            generation: service.generation,
+            over_micros: definition.policy.latency.map(|limit| micros(limit.above)),
+            stamp: service.stamp(),
+        }
+    }
+
+    #[must_use]
+    pub fn stable(&self) -> &Version {
+        &self.versions[self.split.stable]
+    }
+}
+
+/// The split with seals resolved: a pin to a sealed version leads to stable.
+fn split(service: &ServiceState) -> Split {
+    let (definition, standing) = (&service.definition, &service.standing);
+    let index = |name: &VersionName| definition.versions.iter().position(|version| version.name == *name);
+    let stable = index(&standing.stable).unwrap_or(0);
+    let open = |name: &VersionName| index(name).filter(|_| standing.seal(name).is_none());
+    let canary = standing.canary.as_ref().and_then(open);
+    let pins = definition.pins.iter().map(|pin| {
+        let version = match &pin.target {
+            Target::Stable => None,
+            Target::Canary => canary,
+            Target::Version(name) => open(name),
+        };
+        Pin { matcher: pin.matcher.clone(), version: version.unwrap_or(stable) }
+    });
+    Split { stable, canary, weight: standing.weight, pins: pins.collect() }
+}
+
+fn pool(version: &VersionDefinition, state: &State, known: Option<&Pool>, endpoints: &mut u32) -> Pool {
+    let listed = version
+        .endpoints
+        .iter()
+        .flat_map(|authority| state.addresses(authority).iter().map(move |address| (authority, *address)));
+    let endpoints = listed.map(|(authority, address)| {
+        let same = |e: &&Arc<Endpoint>| e.authority == *authority && e.address == address;
+        known.and_then(|pool| pool.endpoints.iter().find(same)).cloned().unwrap_or_else(|| {
+            *endpoints += 1;
+            Arc::new(Endpoint::new(EndpointId(*endpoints), authority.clone(), address))
+        })
+    });
+    Pool { endpoints: endpoints.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::judge::Policy;
+    use crate::domain::route::{HostPattern, Request, Route};
+    use crate::domain::service::{Definition, PinDefinition};
+    use crate::domain::split::{Matcher, Weight};
+    use crate::domain::standing::Change;
+    use crate::domain::state::Event;
+
+    fn shop() -> Definition {
+        let name = |text: &str| VersionName::new(text).unwrap();
+        let version = |text: &str| VersionDefinition { name: name(text), endpoints: vec![text.into()] };
+        let matcher = Matcher::Query { name: "canary".into(), value: None };
+        Definition {
+            name: ServiceName::new("shop").unwrap(),
+            routes: vec![Route { host: HostPattern::Any, path_prefix: "/".into() }],
+            versions: vec![version("v1"), version("v2")],
+            stable: name("v1"),
+            canary: Some(name("v2")),
+            weight: Weight::HALF,
+            pins: vec![PinDefinition { matcher, target: Target::Canary }],
+            policy: Policy::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    fn state() -> State {
+        let other = Definition { name: ServiceName::new("other").unwrap(), ..shop() };
+        let mut state = State::of([shop(), other]);
+        state.resolve(&"v1".into(), vec!["127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap()]);
+        state
+    }
+
+    fn set(weight: Weight) -> Event {
+        let version = VersionName::new("v2").unwrap();
+        let change = Change::WeightSet { version, from: Weight::HALF, to: weight };
+        Event { service: ServiceName::new("shop").unwrap(), change }
+    }
+
+    #[test]
+    fn only_a_changed_service_is_drawn_anew() {
+        let mut state = state();
+        let before = Snapshot::of(&state, &Snapshot::default());
+        state.apply(&set(Weight::ZERO));
+        let after = Snapshot::of(&state, &before);
+        assert!(Arc::ptr_eq(&before.services[0], &after.services[0]), "`other` is as it was");
+        assert_eq!(after.services[1].split.weight, Weight::ZERO);
+        assert_eq!(after.revision, before.revision + 1);
+    }
+
+    #[test]
+    fn an_endpoint_outlives_the_snapshot_while_it_is_listed() {
+        let mut state = state();
+        let before = Snapshot::of(&state, &Snapshot::default());
+        state.resolve(&"v1".into(), vec!["127.0.0.1:3".parse().unwrap(), "127.0.0.1:2".parse().unwrap()]);
+        let after = Snapshot::of(&state, &before);
+        let (old, new) = (&before.services[1].stable().pool.endpoints, &after.services[1].stable().pool.endpoints);
+        assert!(Arc::ptr_eq(&old[1], &new[0]));
+        assert!(!old.iter().any(|e| e.id == new[1].id), "a new address gets a new serial");
+    }
+
+    #[test]
+    fn a_pin_to_a_sealed_version_leads_to_stable() {
+        let mut state = state();
+        let chosen = |state: &State| {
+            Snapshot::of(state, &Snapshot::default()).services[1]
+                .split
+                .choose(&Request::get("/?canary").facts(), 0)
+                .version
+        };
+        assert_eq!(chosen(&state), 1);
+        let version = VersionName::new("v2").unwrap();
+        state.apply(&Event { change: Change::Aborted { version, from: Weight::HALF }, ..set(Weight::ZERO) });
+        assert_eq!(chosen(&state), 0);
+    }
+
+    #[test]
+    fn raising_from_zero_begins_a_new_exposure() {
+        let mut state = state();
+        let exposure = |state: &State| state.service(&ServiceName::new("shop").unwrap()).unwrap().standing.exposure;
+        let first = exposure(&state);
+        state.apply(&set(Weight::FULL));
+        assert_eq!(exposure(&state), first);
+        state.apply(&set(Weight::ZERO));
+        assert_eq!(exposure(&state), None);
+        state.apply(&set(Weight::HALF));
+        assert!(exposure(&state) > first);
+    }
+}

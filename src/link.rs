@@ -1,0 +1,102 @@
+//! The two pipes between the planes: snapshots go down, batches of tallies come up. Neither plane ever waits for the other.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::domain::snapshot::Snapshot;
+use crate::domain::window::Batch;
+
+/// Batches that may wait for the engine, all workers together: seconds of them. Behind that, workers keep and merge.
+const WAITING_BATCHES: usize = 1_024;
+
+/// The writing end of the snapshot; there is one, and the engine owns it.
+#[derive(Debug)]
+pub struct Publisher {
+    cell: Arc<ArcSwap<Snapshot>>,
+}
+
+/// The reading end: one per worker, a pointer comparison per read.
+#[derive(Debug, Clone)]
+pub struct Subscriber {
+    cell: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+}
+
+#[must_use]
+pub fn snapshots(first: Snapshot) -> (Publisher, Subscriber) {
+    let cell = Arc::new(ArcSwap::from_pointee(first));
+    (Publisher { cell: cell.clone() }, Subscriber { cell: Cache::new(cell) })
+}
+
+impl Publisher {
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.cell.store(Arc::new(snapshot));
+    }
+
+    #[must_use]
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.cell.load_full()
+    }
+}
+
+impl Subscriber {
+    /// The newest snapshot. The one before stays alive until this is called, so an idle worker calls it on its tick.
+    pub fn current(&mut self) -> &Arc<Snapshot> {
+        self.cell.load()
+    }
+}
+
+/// A worker's end of the way up.
+#[derive(Debug, Clone)]
+pub struct BatchSender(mpsc::Sender<Batch>);
+
+/// The engine's end of the way up.
+#[derive(Debug)]
+pub struct BatchReceiver(mpsc::Receiver<Batch>);
+
+#[must_use]
+pub fn batches() -> (BatchSender, BatchReceiver) {
+    let (sender, receiver) = mpsc::channel(WAITING_BATCHES);
+    (BatchSender(sender), BatchReceiver(receiver))
+}
+
+impl BatchSender {
+    /// Sends without waiting. A batch that does not fit comes back: the worker merges the next one into it.
+    pub fn try_send(&self, batch: Batch) -> Result<(), Batch> {
+        self.0.try_send(batch).map_err(|refused| match refused {
+            TrySendError::Full(batch) | TrySendError::Closed(batch) => batch,
+        })
+    }
+}
+
+impl BatchReceiver {
+    /// The next batch; `None` once every worker is gone. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Batch> {
+        self.0.recv().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::state::State;
+    use crate::domain::time::Tick;
+
+    #[test]
+    fn a_full_pipe_gives_the_batch_back() {
+        let (sender, _receiver) = batches();
+        let sent = (0..).map_while(|tick| sender.try_send(Batch { tick: Tick(tick), ..Batch::default() }).ok()).count();
+        assert_eq!(sent, WAITING_BATCHES);
+        let refused = sender.try_send(Batch { tick: Tick(9), ..Batch::default() }).unwrap_err();
+        assert_eq!(refused.tick, Tick(9));
+    }
+
+    #[test]
+    fn what_is_published_is_seen_by_the_next_reader() {
+        let (publisher, mut subscriber) = snapshots(Snapshot::default());
+        publisher.publish(Snapshot::of(&State::default(), subscriber.current()));
+        assert_eq!(subscriber.current().revision, 1);
+    }
+}
