@@ -2,3 +2,4 @@
 pub mod control;
 pub mod domain;
 pub mod link;
+pub mod proxy;

@@ -1,13 +1,41 @@
-//! The two pipes between the planes: snapshots go down, batches of tallies come up. Neither plane ever waits for the other.
+//! What the planes share: one clock, and two pipes. Snapshots go down, batches of tallies come up. Neither plane ever
+//! waits for the other.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, Cache};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::domain::snapshot::Snapshot;
+use crate::domain::time::{Moment, micros};
 use crate::domain::window::Batch;
+
+/// Monotone time on one epoch, so that a tick's number means the same to every worker and to the engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    epoch: Instant,
+}
+
+impl Clock {
+    /// A clock whose epoch is now.
+    #[must_use]
+    pub fn start() -> Clock {
+        Clock { epoch: Instant::now() }
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment(micros(self.epoch.elapsed()))
+    }
+
+    /// When a moment is, for timers.
+    #[must_use]
+    pub fn instant(&self, moment: Moment) -> Instant {
+        self.epoch + moment.since(Moment::default())
+    }
+}
 
 /// Batches that may wait for the engine, all workers together: seconds of them. Behind that, workers keep and merge.
 const WAITING_BATCHES: usize = 1_024;

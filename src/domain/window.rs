@@ -53,6 +53,19 @@ impl Default for Tally {
 }
 
 impl Tally {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.classes.total() == 0 && self.shielded == 0 && self.exposed == 0
+    }
+
+    /// Forgets everything and keeps the histograms' memory.
+    pub fn clear(&mut self) {
+        self.head.reset();
+        self.total.reset();
+        self.classes = Classes::default();
+        (self.shielded, self.exposed) = (0, 0);
+    }
+
     pub fn merge(&mut self, other: &Tally) {
         self.classes.merge(&other.classes);
         self.shielded += other.shielded;

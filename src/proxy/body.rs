@@ -1,0 +1,196 @@
+//! The response body on its way to the client. Its end, error or drop settles what is owed for the attempt.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::connection::Busy;
+use super::deadline::Deadline;
+use super::forward::Dues;
+use super::upstream::Channel;
+use super::worker::Worker;
+use crate::domain::outcome::Class;
+
+/// Why a response breaks off: said to hyper, which then ends the client's connection without completing the message.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    #[error("the endpoint's response broke off")]
+    Upstream(#[from] hyper::Error),
+    #[error("the endpoint stopped sending")]
+    Idle,
+}
+
+/// What a client gets.
+#[derive(Debug)]
+pub struct Outgoing {
+    source: Source,
+    /// The client's connection is busy until the response is out of our hands.
+    _busy: Option<Busy>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Own(Full<Bytes>),
+    Relayed(Observed),
+}
+
+impl Outgoing {
+    #[must_use]
+    pub fn own(body: Full<Bytes>) -> Outgoing {
+        Outgoing { source: Source::Own(body), _busy: None }
+    }
+
+    #[must_use]
+    pub fn relayed(body: Observed) -> Outgoing {
+        Outgoing { source: Source::Relayed(body), _busy: None }
+    }
+
+    #[must_use]
+    pub fn holding(self, busy: Busy) -> Outgoing {
+        Outgoing { _busy: Some(busy), ..self }
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut self.source {
+            Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Source::Relayed(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(body) => body.is_end_stream(),
+            Source::Relayed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(body) => body.size_hint(),
+            Source::Relayed(body) => body.size_hint(),
+        }
+    }
+}
+
+/// An endpoint's response body, driven through the connection it comes from.
+#[derive(Debug)]
+pub struct Observed {
+    worker: Rc<Worker>,
+    incoming: Incoming,
+    /// Goes back to the idle ones at the end of the body.
+    channel: Option<Channel>,
+    deadline: Deadline,
+    /// Set while we wait for the endpoint, not while the client reads slowly.
+    waiting: bool,
+    /// Settled at the end; if dropped before, the client has left.
+    dues: Dues,
+    /// The class of this response if it arrives whole.
+    class: Class,
+}
+
+impl Observed {
+    #[must_use]
+    pub fn new(
+        worker: Rc<Worker>,
+        incoming: Incoming,
+        channel: Channel,
+        deadline: Deadline,
+        dues: Dues,
+        class: Class,
+    ) -> Observed {
+        deadline.clear();
+        Observed { worker, incoming, channel: Some(channel), deadline, waiting: false, dues, class }
+    }
+
+    /// Settles at once if there is no body: nobody will poll it.
+    pub fn finish_if_empty(&mut self, cx: &mut Context<'_>) {
+        if self.incoming.is_end_stream() {
+            self.end(cx);
+        }
+    }
+
+    fn end(&mut self, cx: &mut Context<'_>) {
+        self.dues.settle(self.class);
+        if let Some(mut channel) = self.channel.take()
+            && channel.lives(cx)
+        {
+            self.worker.upstreams.give_back(channel, self.worker.now());
+        }
+    }
+
+    fn fail(&mut self) {
+        self.channel = None;
+        self.dues.settle(Class::Failure);
+    }
+
+    /// The next piece: what already came, else whatever the connection brings when driven.
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => {
+                if let Some(channel) = &mut self.channel {
+                    channel.drive(cx);
+                }
+                Pin::new(&mut self.incoming).poll_frame(cx)
+            }
+            ready => ready,
+        }
+    }
+
+    fn late(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.waiting {
+            self.waiting = true;
+            self.deadline.set(self.worker.now().plus(self.dues.timeouts().body_idle));
+        }
+        self.deadline.poll(cx).is_ready()
+    }
+}
+
+impl Body for Observed {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = &mut *self;
+        match this.next(cx) {
+            Poll::Pending if this.late(cx) => {
+                this.fail();
+                Poll::Ready(Some(Err(Broken::Idle)))
+            }
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) => {
+                this.waiting = false;
+                this.deadline.clear();
+                if this.incoming.is_end_stream() {
+                    this.end(cx); // hyper may not ask again
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.fail();
+                Poll::Ready(Some(Err(Broken::Upstream(error))))
+            }
+            Poll::Ready(None) => {
+                this.end(cx);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

@@ -1,0 +1,171 @@
+//! One client connection: HTTP/1.1 until it ends, is idle for too long, sends its head too slowly, or is drained.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::body::Outgoing;
+use super::handle::handle;
+use super::headers::Client;
+use super::worker::Worker;
+use crate::domain::time::Moment;
+
+/// Request heads up to this size; larger ones are answered with 431.
+const LARGEST_HEAD: usize = 64 * 1024;
+const MOST_HEADERS: usize = 100;
+
+/// Serves one client until its connection is over. Errors are the client's and end nothing else.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let Ok(local) = stream.local_addr() else { return };
+    let _counted = worker.load.connection();
+    let activity = Rc::new(Activity::new(worker.now()));
+    let client = Rc::new(Client::new(peer, local));
+    let service = {
+        let (worker, activity) = (worker.clone(), activity.clone());
+        service_fn(move |request| answer(worker.clone(), client.clone(), activity.begin(&worker), request))
+    };
+    let io = Watched { io: TokioIo::new(stream), worker: worker.clone(), activity: activity.clone() };
+    let mut builder = http1::Builder::new();
+    builder.max_headers(MOST_HEADERS).max_header_size(LARGEST_HEAD).half_close(false);
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let deadline = worker.deadlines.deadline();
+    let mut draining = false;
+    let ended = poll_fn(|cx| {
+        if worker.draining() && !draining {
+            draining = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        match activity.due(&worker) {
+            Some(due) => deadline.set(due),
+            None => deadline.clear(),
+        }
+        deadline.poll(cx).map(|_| None)
+    });
+    if let Some(Err(error)) = ended.await {
+        tracing::debug!(%peer, %error, "client connection ended");
+    }
+}
+
+async fn answer(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    busy: Busy,
+    request: Request<Incoming>,
+) -> Result<Response<Outgoing>, std::convert::Infallible> {
+    Ok(handle(&worker, &client, request).await.map(|body| body.holding(busy)))
+}
+
+/// What the client is doing, for the limits on what it may take its time with.
+#[derive(Debug)]
+struct Activity {
+    doing: Cell<Doing>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Doing {
+    /// Nothing since.
+    Idle(Moment),
+    /// Sending a request head since.
+    Head(Moment),
+    /// Being answered: the request's own timeouts apply.
+    Busy,
+}
+
+impl Activity {
+    /// A new connection owes its first head from the start.
+    fn new(now: Moment) -> Activity {
+        Activity { doing: Cell::new(Doing::Head(now)) }
+    }
+
+    fn begin(self: &Rc<Self>, worker: &Rc<Worker>) -> Busy {
+        self.doing.set(Doing::Busy);
+        worker.load.begin();
+        Busy { worker: worker.clone(), activity: self.clone() }
+    }
+
+    fn received(&self, worker: &Worker) {
+        if let Doing::Idle(_) = self.doing.get() {
+            self.doing.set(Doing::Head(worker.deadlines.now()));
+        }
+    }
+
+    fn due(&self, worker: &Worker) -> Option<Moment> {
+        match self.doing.get() {
+            Doing::Idle(since) => Some(since.plus(worker.limits.client_idle)),
+            Doing::Head(since) => Some(since.plus(worker.limits.request_head)),
+            Doing::Busy => None,
+        }
+    }
+}
+
+/// A request being answered: from its head to the last byte of its response.
+#[derive(Debug)]
+pub struct Busy {
+    worker: Rc<Worker>,
+    activity: Rc<Activity>,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.worker.load.end();
+        self.activity.doing.set(Doing::Idle(self.worker.deadlines.now()));
+    }
+}
+
+/// The client's socket, with an eye on when bytes come in.
+struct Watched {
+    io: TokioIo<TcpStream>,
+    worker: Rc<Worker>,
+    activity: Rc<Activity>,
+}
+
+impl Read for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.io).poll_read(cx, buffer);
+        if result.is_ready() {
+            self.activity.received(&self.worker);
+        }
+        result
+    }
+}
+
+impl Write for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+}

@@ -1,0 +1,368 @@
+//! From a chosen version to a response: attempts at its endpoints, the fall-back to stable, and what is owed for each.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::HeaderValue;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::body::{Observed, Outgoing};
+use super::deadline::{Deadline, Elapsed};
+use super::headers::strip_hop_by_hop;
+use super::recorder::{Charge, Owed, Reach};
+use super::reply::{self, Fault, Form};
+use super::upstream::{Channel, Failed, Progress, Upload, UploadState};
+use super::worker::Worker;
+use crate::domain::outcome::Class;
+use crate::domain::pool::{Endpoint, InFlight};
+use crate::domain::service::Timeouts;
+use crate::domain::snapshot::{Service, Version};
+use crate::domain::split::{Choice, Selected};
+use crate::domain::time::Moment;
+use crate::domain::window::Drawn;
+
+/// Endpoints of one version that are tried before it counts as unreachable.
+const TRIES: usize = 3;
+
+/// One client request that has found its service and version.
+#[derive(Debug)]
+pub struct Call {
+    pub worker: Rc<Worker>,
+    pub service: Arc<Service>,
+    pub choice: Choice,
+    pub arrived: Moment,
+    pub request_id: HeaderValue,
+    pub form: Form,
+}
+
+/// What trying one version came to.
+enum Tried {
+    Answered(Response<Outgoing>),
+    /// Nothing was written anywhere: the request is whole, and still owed for.
+    Unreachable(Fault, Request<Upload>, Dues),
+}
+
+/// Sends a request to the chosen version. A canary that cannot be reached is charged for it, and stable answers instead.
+pub async fn forward(call: Call, request: Request<Upload>) -> Response<Outgoing> {
+    let chosen = &call.service.versions[call.choice.version];
+    let (fault, request, mut dues) = match attempts(&call, chosen, Dues::of(&call), request).await {
+        Tried::Answered(response) => return response,
+        Tried::Unreachable(fault, request, dues) => (fault, request, dues),
+    };
+    if call.choice.version == call.service.split.stable {
+        return dues.refuse(&call, fault);
+    }
+    dues.fall_back();
+    match attempts(&call, call.service.stable(), dues, request).await {
+        Tried::Answered(response) => response,
+        Tried::Unreachable(fault, _, dues) => dues.refuse(&call, fault),
+    }
+}
+
+/// Tries a version's endpoints until one has taken the request.
+async fn attempts(call: &Call, version: &Version, mut dues: Dues, mut request: Request<Upload>) -> Tried {
+    let (mut tried, mut dial, mut fault) = (Vec::new(), Dial::Reuse, Fault::NoEndpoint);
+    while tried.len() < TRIES
+        && let Some(in_flight) = version.pool.pick(&tried, call.worker.draw())
+    {
+        let endpoint = in_flight.endpoint().id;
+        let deadline = call.worker.deadlines.deadline();
+        let opened = dial.open(call, in_flight.endpoint(), &deadline).await;
+        dues.owe(version, in_flight);
+        let channel = match opened {
+            Ok(channel) => channel,
+            Err(refused) => {
+                fault = refused;
+                tried.push(endpoint);
+                dues.fail();
+                continue;
+            }
+        };
+        let reused = channel.reused();
+        (request, dues) = match exchange(call, channel, request, dues, deadline).await {
+            Exchanged::Answered(response) => return Tried::Answered(response),
+            Exchanged::Unsent(request, dues) => (request, dues),
+        };
+        if reused {
+            // It died while it was idle: nobody's fault, and worth a fresh connection to the same endpoint.
+            dial = Dial::Fresh;
+            dues.settle_attempt(Class::Ours);
+        } else {
+            fault = Fault::ConnectionTerminated;
+            tried.push(endpoint);
+            dues.fail();
+        }
+    }
+    dues.charge_first(Class::Failure);
+    Tried::Unreachable(fault, request, dues)
+}
+
+#[derive(Clone, Copy)]
+enum Dial {
+    Reuse,
+    Fresh,
+}
+
+impl Dial {
+    /// A ready connection: an idle one, or a new one within the connect timeout.
+    async fn open(self, call: &Call, endpoint: &Endpoint, deadline: &Deadline) -> Result<Channel, Fault> {
+        if let Dial::Reuse = self
+            && let Some(channel) = call.worker.upstreams.take(endpoint.id).await
+        {
+            return Ok(channel);
+        }
+        deadline.set(call.worker.now().plus(call.service.timeouts.connect));
+        match deadline.race(Channel::connect(endpoint.id, endpoint.address)).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => {
+                tracing::debug!(endpoint = %endpoint.authority, address = %endpoint.address, %error, "no connection");
+                Err(Fault::ConnectionRefused)
+            }
+            Err(Elapsed) => Err(Fault::ConnectionTimeout),
+        }
+    }
+}
+
+enum Exchanged {
+    Answered(Response<Outgoing>),
+    Unsent(Request<Upload>, Dues),
+}
+
+/// One request on one ready connection.
+async fn exchange(
+    call: &Call,
+    mut channel: Channel,
+    request: Request<Upload>,
+    mut dues: Dues,
+    deadline: Deadline,
+) -> Exchanged {
+    let sent = call.worker.now();
+    let was_idle = channel.was_idle(sent);
+    let upload = request.body().progress();
+    let patience = Patience { call, deadline: &deadline, upload: upload.as_deref(), sent };
+    patience.arm();
+    let answer = channel.exchange(request, |cx| patience.poll(cx)).await;
+    let (class, fault) = match answer {
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            (Class::Failure, Fault::MalformedResponse) // nobody asked for it
+        }
+        Ok(response) => return Exchanged::Answered(relay(call, channel, response, dues, deadline, sent).await),
+        Err(Failed::Unsent(request)) => return Exchanged::Unsent(request, dues),
+        Err(Failed::Upload) => (Class::Abandoned, Fault::BadBody),
+        Err(Failed::Terminated) if was_idle => (Class::Ours, Fault::ConnectionTerminated),
+        Err(Failed::Terminated) => (Class::Failure, Fault::ConnectionTerminated),
+        Err(Failed::Malformed) => (Class::Failure, Fault::MalformedResponse),
+        Err(Failed::Late) if patience.client_is_late() => (Class::Abandoned, Fault::RequestTimeout),
+        Err(Failed::Late) => (Class::Failure, Fault::ResponseTimeout),
+    };
+    dues.settle(class);
+    Exchanged::Answered(own(call, fault))
+}
+
+/// How long to wait for a response head: from the end of the request, or from the last piece of an upload that moved.
+struct Patience<'a> {
+    call: &'a Call,
+    deadline: &'a Deadline,
+    upload: Option<&'a Progress>,
+    sent: Moment,
+}
+
+impl Patience<'_> {
+    fn due(&self) -> Moment {
+        let timeouts = &self.call.service.timeouts;
+        match self.upload.map(|upload| (upload.state(), upload.moved())) {
+            None => self.sent.plus(timeouts.response_head),
+            Some((UploadState::Done | UploadState::Failed, moved)) => moved.plus(timeouts.response_head),
+            Some((UploadState::Sending | UploadState::WaitingForClient, moved)) => moved.plus(timeouts.body_idle),
+        }
+    }
+
+    fn arm(&self) {
+        self.deadline.set(self.due());
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.upload.is_some() {
+            self.arm(); // it may have moved
+        }
+        self.deadline.poll(cx).map(|Elapsed| ())
+    }
+
+    fn client_is_late(&self) -> bool {
+        self.upload.is_some_and(|upload| upload.state() == UploadState::WaitingForClient)
+    }
+}
+
+/// Passes an endpoint's response on.
+async fn relay(
+    call: &Call,
+    channel: Channel,
+    response: Response<Incoming>,
+    mut dues: Dues,
+    deadline: Deadline,
+    sent: Moment,
+) -> Response<Outgoing> {
+    dues.head(call.worker.now().0.saturating_sub(sent.0));
+    let (mut parts, incoming) = response.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    parts.version = http::Version::HTTP_11;
+    let class = Class::of_status(parts.status);
+    dues.rescued(class);
+    let mut body = Observed::new(call.worker.clone(), incoming, channel, deadline, dues, class);
+    poll_fn(|cx| {
+        body.finish_if_empty(cx);
+        Poll::Ready(())
+    })
+    .await;
+    Response::from_parts(parts, Outgoing::relayed(body))
+}
+
+fn own(call: &Call, fault: Fault) -> Response<Outgoing> {
+    reply::fault(fault, call.form, &call.request_id).map(Outgoing::own)
+}
+
+/// What is owed for a request and for its attempt under way. Pays on drop: a future or body that is dropped unsettled
+/// means that the client has left. Only a panic leaves debts unpaid, and they are counted.
+#[derive(Debug)]
+pub struct Dues {
+    worker: Rc<Worker>,
+    service: Arc<Service>,
+    chosen: usize,
+    attempt: Option<(Owed, InFlight)>,
+    charge: Option<Charge>,
+    /// The class of the first attempt at the chosen version that ended before the request did.
+    first: Option<Class>,
+    falling_back: bool,
+    head_micros: Option<u64>,
+}
+
+impl Dues {
+    fn of(call: &Call) -> Dues {
+        let charge = charge(call);
+        Dues {
+            worker: call.worker.clone(),
+            service: call.service.clone(),
+            chosen: call.choice.version,
+            attempt: None,
+            charge,
+            first: None,
+            falling_back: false,
+            head_micros: None,
+        }
+    }
+
+    #[must_use]
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.service.timeouts
+    }
+
+    fn owe(&mut self, version: &Version, in_flight: InFlight) {
+        self.attempt = Some((self.worker.recorder.owe(version.id, self.worker.now()), in_flight));
+    }
+
+    fn head(&mut self, micros: u64) {
+        if let Some((owed, _)) = &mut self.attempt {
+            owed.head(micros);
+        }
+        if !self.falling_back {
+            self.head_micros = Some(micros);
+        }
+    }
+
+    /// From here on the attempts are stable's, and count for neither version's evidence.
+    fn fall_back(&mut self) {
+        self.falling_back = true;
+    }
+
+    fn charge_first(&mut self, class: Class) {
+        if !self.falling_back {
+            self.first.get_or_insert(class);
+        }
+    }
+
+    fn settle_attempt(&mut self, class: Class) {
+        if let Some((owed, _in_flight)) = self.attempt.take() {
+            owed.settle(class, self.worker.now());
+        }
+    }
+
+    /// An attempt of which nothing was written: another endpoint may do better, but the version is charged for this one.
+    fn fail(&mut self) {
+        self.charge_first(Class::Failure);
+        self.settle_attempt(Class::Failure);
+    }
+
+    /// Stable's answer to a request that the chosen version could not be reached for: pays the charge.
+    fn rescued(&mut self, class: Class) {
+        if self.falling_back {
+            let reach = if class == Class::Failure { Reach::Unreachable } else { Reach::Rescued };
+            self.seen(reach);
+            self.settle_charge(Class::Failure, reach);
+        }
+    }
+
+    /// The request is over, and so is its attempt.
+    pub fn settle(&mut self, class: Class) {
+        self.settle_attempt(class);
+        if self.falling_back {
+            self.settle_charge(Class::Failure, Reach::Unreachable);
+        } else {
+            if class == Class::Failure {
+                self.seen(Reach::Reached);
+            }
+            self.settle_charge(self.first.unwrap_or(class), Reach::Reached);
+        }
+    }
+
+    /// No endpoint took the request.
+    fn refuse(mut self, call: &Call, fault: Fault) -> Response<Outgoing> {
+        self.seen(Reach::Unreachable);
+        self.settle_charge(Class::Failure, Reach::Unreachable);
+        own(call, fault)
+    }
+
+    /// Counts a failure of the chosen version by whether the client saw it.
+    fn seen(&self, reach: Reach) {
+        let chosen = self.service.versions[self.chosen].id;
+        match reach {
+            Reach::Rescued => self.worker.recorder.shielded(chosen),
+            Reach::Reached | Reach::Unreachable => self.worker.recorder.exposed(chosen),
+        }
+    }
+
+    fn settle_charge(&mut self, class: Class, reach: Reach) {
+        if let Some(charge) = self.charge.take() {
+            charge.settle(class, self.head_micros, reach);
+        }
+    }
+}
+
+impl Drop for Dues {
+    fn drop(&mut self) {
+        let unpaid = self.attempt.is_some() || self.charge.is_some();
+        if unpaid && !std::thread::panicking() {
+            self.settle_attempt(Class::Abandoned);
+            let class = self.first.unwrap_or(Class::Abandoned);
+            let reach = if self.falling_back { Reach::Unreachable } else { Reach::Reached };
+            self.settle_charge(class, reach);
+        }
+    }
+}
+
+/// Notes a coin-drawn request as routed, if its coin is evidence.
+fn charge(call: &Call) -> Option<Charge> {
+    let (service, recorder) = (&call.service, &call.worker.recorder);
+    let version = service.versions[call.choice.version].id;
+    if call.choice.selected == Selected::Forced {
+        recorder.forced(version);
+        return None;
+    }
+    recorder.drawn(version);
+    let role = service.split.role(call.choice.version)?;
+    let (weight, generation) = (service.split.weight, service.generation);
+    let drawn = Drawn { exposure: service.exposure?, tick: call.arrived.tick(), weight, generation };
+    recorder.charge(drawn, role, service.over_micros)
+}

@@ -1,0 +1,98 @@
+//! The spine of the data plane: check, route, choose, forward.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+
+use super::body::Outgoing;
+use super::forward::{Call, forward};
+use super::headers::{self, Client};
+use super::reply::{self, Fault, Form};
+use super::upstream::Upload;
+use super::worker::Worker;
+use crate::domain::route::Facts;
+use crate::domain::snapshot::Service;
+use crate::domain::split::Choice;
+
+/// Answers one request.
+pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incoming>) -> Response<Outgoing> {
+    let arrived = worker.now();
+    let (mut parts, body) = request.into_parts();
+    let (form, request_id) = (Form::of(&parts.headers), worker.request_id());
+    let refuse = |fault| reply::fault(fault, form, &request_id).map(Outgoing::own);
+    let authority = match headers::check(&parts) {
+        Ok(authority) => authority,
+        Err(unfit) => return refuse(Fault::Unfit(unfit)),
+    };
+    let Some((service, choice)) = choose(worker, &parts, authority.as_ref()) else {
+        return refuse(Fault::NoRoute);
+    };
+    headers::forward(&mut parts.headers, client, authority.as_ref(), request_id.clone());
+    parts.uri = origin_form(parts.uri);
+    parts.version = http::Version::HTTP_11;
+    parts.extensions.clear();
+    let call = Call { worker: worker.clone(), service, choice, arrived, request_id, form };
+    forward(call, Request::from_parts(parts, Upload::new(body, &worker.deadlines))).await
+}
+
+/// Everything that is decided from one snapshot, without waiting in between.
+fn choose(worker: &Worker, parts: &Parts, authority: Option<&Authority>) -> Option<(Arc<Service>, Choice)> {
+    let facts = Facts {
+        host: authority.map_or("", Authority::host),
+        path: match parts.uri.path() {
+            "*" | "" => "/", // `OPTIONS *` is for the host as a whole
+            path => path,
+        },
+        query: parts.uri.query(),
+        headers: &parts.headers,
+    };
+    worker.with_snapshot(|snapshot| {
+        let service = &snapshot.services[snapshot.router.route(&facts)?];
+        Some((Arc::clone(service), service.split.choose(&facts, worker.draw())))
+    })
+}
+
+/// RFC 9112 §3.2.1: an origin server is asked by path and query alone.
+fn origin_form(uri: Uri) -> Uri {
+    let root = || PathAndQuery::from_static("/");
+    let mut parts = uri.into_parts();
+    (parts.scheme, parts.authority) = (None, None);
+    parts.path_and_query = Some(parts.path_and_query.filter(|path| !path.as_str().is_empty()).unwrap_or_else(root));
+    Uri::from_parts(parts).unwrap_or_else(|_| Uri::from(root()))
+}
+
+/// A request id, new for every request: nobody is trusted yet to bring one.
+pub fn request_id(unix_ms: u64, random: [u8; 10]) -> HeaderValue {
+    let id = uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid();
+    let mut buffer = uuid::Uuid::encode_buffer();
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer)).expect("hexadecimal digits and hyphens")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_asked_by_path_and_query_alone() {
+        for (target, origin) in [
+            ("/a?b=c", "/a?b=c"),
+            ("http://host/a", "/a"),
+            ("http://host", "/"),
+            ("*", "*"),
+            ("http://u@h:1/x?y", "/x?y"),
+        ] {
+            assert_eq!(origin_form(target.parse().unwrap()).to_string(), origin);
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_a_uuid_of_version_7() {
+        let id = request_id(1_700_000_000_000, [0xff; 10]);
+        assert_eq!(id, "018bcfe5-6800-7fff-bfff-ffffffffffff");
+    }
+}

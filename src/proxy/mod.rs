@@ -1,0 +1,115 @@
+//! The data plane: workers that forward requests by the newest snapshot and report what came of them.
+//!
+//! ```text
+//!  listener ──▶ worker ──▶ connection ──▶ handle ──▶ forward ──▶ upstream
+//!  (accepts)   (a thread)  (one client)   (check,    (attempts,  (connections
+//!                 │                        route,     fall-back,  to endpoints)
+//!                 │                        choose)    dues)          │
+//!                 ▼ every tick                          │            ▼
+//!              link::Batch ◀── recorder ◀── settles ────┴────────── body
+//! ```
+//!
+//! A request is decided in one go from one snapshot, then everything it needs is in its hands. Nothing here takes a lock
+//! or waits for the control plane. It does not know why weights are what they are.
+
+mod body;
+mod connection;
+mod deadline;
+mod forward;
+mod handle;
+mod headers;
+mod listener;
+mod recorder;
+mod reply;
+mod upstream;
+mod worker;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::link::{BatchSender, Clock, Subscriber};
+
+pub use listener::bind;
+
+/// What a client may take its time with.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// To send a whole request head.
+    pub request_head: Duration,
+    /// Between two requests on a connection.
+    pub client_idle: Duration,
+}
+
+/// Where the data plane is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    /// Accepts nothing new; connections end after the response they are busy with.
+    Draining,
+    /// Whatever is left is cut off.
+    Ended,
+}
+
+/// The running data plane.
+#[derive(Debug)]
+pub struct Proxy {
+    phase: watch::Sender<Phase>,
+    threads: Vec<thread::JoinHandle<()>>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Starts `workers` threads and an acceptor on sockets that are bound already.
+pub fn start(
+    listeners: Vec<TcpListener>,
+    workers: usize,
+    limits: Limits,
+    clock: Clock,
+    subscriber: &Subscriber,
+    batches: &BatchSender,
+) -> io::Result<Proxy> {
+    let (phase, watched) = watch::channel(Phase::Serving);
+    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+    let setup =
+        worker::Setup { limits, clock, subscriber: subscriber.clone(), batches: batches.clone(), phase: watched };
+    let (mut threads, mut desks) = (Vec::new(), Vec::new());
+    for index in 0..workers {
+        let handle = worker::start(index, setup.clone())?;
+        desks.push(listener::Desk { sockets: handle.sockets, load: handle.load });
+        threads.push(handle.thread);
+    }
+    threads.push(listener::start(listeners, desks, setup.phase)?);
+    Ok(Proxy { phase, threads, addresses })
+}
+
+impl Proxy {
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops accepting; connections end as they finish.
+    pub fn drain(&self) {
+        self.phase.send_replace(Phase::Draining);
+    }
+
+    /// Whether every worker has nothing left to do.
+    #[must_use]
+    pub fn drained(&self) -> bool {
+        self.threads.iter().all(thread::JoinHandle::is_finished)
+    }
+
+    /// Cuts off what is left and waits for the threads.
+    pub fn end(self) {
+        self.phase.send_replace(Phase::Ended);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the data plane ended by a panic");
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What one worker counted since its last batch, and the obligations that make sure every outcome is counted once.
+//!
+//! There are two tallies. *Attempts* feed metrics: one outcome for every try at an endpoint ([`Owed`]). *Requests* feed
+//! the evidence: one outcome for every request whose version the coin drew ([`Charge`]), charged to the drawn version by
+//! the class of its first attempt there, whoever answered in the end.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::thread;
+
+use crate::domain::names::VersionId;
+use crate::domain::outcome::Class;
+use crate::domain::split::Role;
+use crate::domain::time::{Moment, Tick};
+use crate::domain::window::{Arm, Batch, Drawn, tally};
+
+/// One worker's counts.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    batch: RefCell<Batch>,
+}
+
+/// Owes one attempt's outcome. Dropped unsettled it is counted as lost, which is a bug of ours.
+#[derive(Debug)]
+#[must_use = "an outcome is owed"]
+pub struct Owed {
+    recorder: Rc<Recorder>,
+    version: VersionId,
+    started: Moment,
+    head_micros: Option<u64>,
+    settled: bool,
+}
+
+/// Owes the evidence of one coin-drawn request.
+#[derive(Debug)]
+#[must_use = "evidence is owed"]
+pub struct Charge {
+    recorder: Rc<Recorder>,
+    drawn: Drawn,
+    role: Role,
+    over_micros: Option<u64>,
+    settled: bool,
+}
+
+/// Whether the drawn version could be tried at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    Reached,
+    /// None of its endpoints accepted a connection.
+    Unreachable,
+    /// And the stable version answered instead, not with a failure.
+    Rescued,
+}
+
+impl Recorder {
+    pub fn owe(self: &Rc<Self>, version: VersionId, started: Moment) -> Owed {
+        Owed { recorder: self.clone(), version, started, head_micros: None, settled: false }
+    }
+
+    /// Counts a coin-drawn request as routed. `None`: left out of the evidence (see [`Drawn`]).
+    pub fn charge(self: &Rc<Self>, drawn: Drawn, role: Role, over_micros: Option<u64>) -> Option<Charge> {
+        let mut batch = self.batch.borrow_mut();
+        let Some(row) = batch.requests.row(drawn) else {
+            batch.left_out += 1;
+            return None;
+        };
+        row.arm(role).routed += 1;
+        Some(Charge { recorder: self.clone(), drawn, role, over_micros, settled: false })
+    }
+
+    pub fn drawn(&self, version: VersionId) {
+        *self.batch.borrow_mut().drawn.entry(version).or_default() += 1;
+    }
+
+    pub fn forced(&self, version: VersionId) {
+        *self.batch.borrow_mut().forced.entry(version).or_default() += 1;
+    }
+
+    /// A failure of `version` that another version's answer hid from the client.
+    pub fn shielded(&self, version: VersionId) {
+        self.batch.borrow_mut().attempts.entry(version).or_default().shielded += 1;
+    }
+
+    /// A failure of `version` that the client saw.
+    pub fn exposed(&self, version: VersionId) {
+        self.batch.borrow_mut().attempts.entry(version).or_default().exposed += 1;
+    }
+
+    /// Takes everything counted so far. The histograms' memory stays here: it is used again at once.
+    pub fn flush(&self, worker: usize, tick: Tick, revision: u64) -> Batch {
+        let mut batch = self.batch.borrow_mut();
+        let mut full = Batch { worker, tick, revision, ..std::mem::take(&mut *batch) };
+        for (version, tally) in &mut full.attempts {
+            let mut kept = tally.clone();
+            kept.clear();
+            batch.attempts.insert(*version, kept);
+        }
+        full.attempts.retain(|_, tally| !tally.is_empty());
+        full
+    }
+}
+
+impl Owed {
+    /// Notes the time from the written request to the response head.
+    pub fn head(&mut self, micros: u64) {
+        self.head_micros = Some(micros);
+    }
+
+    #[must_use]
+    pub fn head_micros(&self) -> Option<u64> {
+        self.head_micros
+    }
+
+    pub fn settle(mut self, class: Class, now: Moment) {
+        self.settled = true;
+        let total = now.0.saturating_sub(self.started.0);
+        let mut batch = self.recorder.batch.borrow_mut();
+        tally(batch.attempts.entry(self.version).or_default(), class, self.head_micros, total);
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.recorder.batch.borrow_mut().lost += 1;
+            debug_assert!(thread::panicking(), "an attempt's outcome was lost");
+        }
+    }
+}
+
+impl Charge {
+    pub fn settle(mut self, class: Class, head_micros: Option<u64>, reach: Reach) {
+        self.settled = true;
+        let late = head_micros.zip(self.over_micros).is_some_and(|(head, limit)| head > limit);
+        self.end(|arm| {
+            arm.ended.add(class);
+            arm.over += u64::from(late && matches!(class, Class::Success | Class::Rejected));
+            arm.unreachable += u64::from(reach != Reach::Reached);
+            arm.rescued += u64::from(reach == Reach::Rescued);
+        });
+    }
+
+    fn end(&self, count: impl FnOnce(&mut Arm)) {
+        let mut batch = self.recorder.batch.borrow_mut();
+        match batch.requests.row(self.drawn) {
+            Some(row) => count(row.arm(self.role)),
+            None => batch.left_out += 1,
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.recorder.batch.borrow_mut().lost += 1;
+            debug_assert!(thread::panicking(), "a request's evidence was lost");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::names::Exposure;
+    use crate::domain::split::Weight;
+    use crate::domain::window::Generation;
+
+    fn drawn() -> Drawn {
+        Drawn { exposure: Exposure(1), tick: Tick(0), weight: Weight::HALF, generation: Generation(0) }
+    }
+
+    #[test]
+    fn every_attempt_is_counted_once() {
+        let recorder = Rc::new(Recorder::default());
+        let mut owed = recorder.owe(VersionId(1), Moment(0));
+        owed.head(500);
+        owed.settle(Class::Success, Moment(900));
+        let batch = recorder.flush(0, Tick(0), 1);
+        let tally = &batch.attempts[&VersionId(1)];
+        assert_eq!((tally.classes.success, tally.classes.total(), batch.lost), (1, 1, 0));
+        assert_eq!((tally.head.len(), tally.total.len()), (1, 1));
+        assert!(recorder.flush(0, Tick(1), 1).attempts.is_empty(), "and not again");
+    }
+
+    #[test]
+    fn a_request_is_charged_to_the_drawn_version() {
+        let recorder = Rc::new(Recorder::default());
+        let charge = recorder.charge(drawn(), Role::Canary, Some(1_000)).unwrap();
+        charge.settle(Class::Failure, None, Reach::Rescued);
+        let late = recorder.charge(drawn(), Role::Canary, Some(1_000)).unwrap();
+        late.settle(Class::Success, Some(1_001), Reach::Reached);
+        let batch = recorder.flush(0, Tick(0), 1);
+        let (_, row) = batch.requests.of(Exposure(1)).next().unwrap();
+        assert_eq!((row.canary.routed, row.canary.ended.failure, row.canary.over), (2, 1, 1));
+        assert_eq!((row.canary.unreachable, row.canary.rescued), (1, 1));
+    }
+
+    #[test]
+    fn an_outcome_lost_to_a_panic_is_noticed() {
+        let recorder = Rc::new(Recorder::default());
+        let owed = recorder.owe(VersionId(1), Moment(0));
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _owed = owed;
+            panic!("on purpose");
+        }));
+        assert!(unwound.is_err());
+        assert_eq!(recorder.flush(0, Tick(0), 1).lost, 1);
+    }
+}

@@ -1,0 +1,209 @@
+//! The answers we make ourselves, when no endpoint did.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+
+use super::headers::{Unfit, X_REQUEST_ID};
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Why a request was not answered by an endpoint. Each has its status, and its error type of RFC 9209.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    NoRoute,
+    NoEndpoint,
+    ConnectionRefused,
+    ConnectionTimeout,
+    ConnectionTerminated,
+    MalformedResponse,
+    ResponseTimeout,
+    RequestTimeout,
+    /// The request's body broke off or was malformed.
+    BadBody,
+    Unfit(Unfit),
+}
+
+impl Fault {
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Fault::NoRoute => StatusCode::NOT_FOUND,
+            Fault::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Fault::ConnectionRefused | Fault::ConnectionTerminated | Fault::MalformedResponse => {
+                StatusCode::BAD_GATEWAY
+            }
+            Fault::ConnectionTimeout | Fault::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Fault::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Fault::Unfit(Unfit::Connect) => StatusCode::NOT_IMPLEMENTED,
+            Fault::Unfit(Unfit::Loop) => StatusCode::LOOP_DETECTED,
+            Fault::Unfit(_) | Fault::BadBody => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The error type of RFC 9209 §2.3.
+    #[must_use]
+    pub fn error(self) -> &'static str {
+        match self {
+            Fault::NoRoute => "destination_not_found",
+            Fault::NoEndpoint => "destination_unavailable",
+            Fault::ConnectionRefused => "connection_refused",
+            Fault::ConnectionTimeout => "connection_timeout",
+            Fault::ConnectionTerminated => "connection_terminated",
+            Fault::MalformedResponse => "http_protocol_error",
+            Fault::ResponseTimeout => "http_response_timeout",
+            Fault::Unfit(Unfit::Loop) => "proxy_loop_detected",
+            Fault::RequestTimeout | Fault::BadBody | Fault::Unfit(_) => "http_request_error",
+        }
+    }
+
+    /// For the client: what happened, nothing about whom.
+    fn detail(self) -> Cow<'static, str> {
+        match self {
+            Fault::NoRoute => "no service answers to this host and path".into(),
+            Fault::NoEndpoint => "the service has no endpoint to answer right now; try again shortly".into(),
+            Fault::ConnectionRefused => "the service does not accept connections".into(),
+            Fault::ConnectionTimeout => "the service did not accept a connection in time".into(),
+            Fault::ConnectionTerminated => "the service ended the connection before it answered".into(),
+            Fault::MalformedResponse => "the service's answer was not valid HTTP".into(),
+            Fault::ResponseTimeout => "the service did not answer in time".into(),
+            Fault::RequestTimeout => "the request did not arrive in time".into(),
+            Fault::BadBody => "the request's body could not be read".into(),
+            Fault::Unfit(unfit) => unfit.to_string().into(),
+        }
+    }
+
+    /// After which the client's connection is not to be used again: what follows on it cannot be trusted.
+    fn ends_connection(self) -> bool {
+        matches!(self, Fault::Unfit(_) | Fault::BadBody | Fault::RequestTimeout)
+    }
+}
+
+/// The form of an error that the client asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Problem,
+    Page,
+    Text,
+}
+
+impl Form {
+    /// Negotiates by `Accept`, roughly: browsers name HTML, programs JSON or nothing, `curl` anything.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Form {
+        let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("*/*");
+        if accept.contains("text/html") {
+            Form::Page
+        } else if accept.contains("text/plain") && !accept.contains("json") {
+            Form::Text
+        } else {
+            Form::Problem
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Form::Problem => "application/problem+json",
+            Form::Page => "text/html; charset=utf-8",
+            Form::Text => "text/plain; charset=utf-8",
+        }
+    }
+}
+
+/// RFC 9457.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    request_id: &'a str,
+}
+
+/// Our own answer to a request that no endpoint answered.
+#[must_use]
+pub fn fault(fault: Fault, form: Form, request_id: &HeaderValue) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body(fault, form, request_id))));
+    *response.status_mut() = fault.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_REQUEST_ID, request_id.clone());
+    if let Ok(status) = HeaderValue::try_from(format!("penstock; error={}", fault.error())) {
+        headers.insert(PROXY_STATUS, status);
+    }
+    if fault.status() == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if fault.ends_connection() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn body(fault: Fault, form: Form, request_id: &HeaderValue) -> String {
+    let status = fault.status();
+    let (title, detail) = (status.canonical_reason().unwrap_or("Error"), fault.detail());
+    let request_id = request_id.to_str().unwrap_or("");
+    match form {
+        Form::Problem => {
+            let problem =
+                Problem { r#type: "about:blank", title, status: status.as_u16(), detail: &detail, request_id };
+            serde_json::to_string(&problem).unwrap_or_default()
+        }
+        Form::Page => format!(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{code} {title}</title>\
+             <h1>{code} {title}</h1><p>{detail}</p><p><small>Request {request_id}</small></p></html>\n",
+            code = status.as_u16()
+        ),
+        Form::Text => format!("{} {title}: {detail}\nrequest {request_id}\n", status.as_u16()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn text(response: Response<Full<Bytes>>) -> String {
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_error_says_what_without_saying_whom() {
+        let response = fault(Fault::ConnectionRefused, Form::Problem, &HeaderValue::from_static("id-1"));
+        assert_eq!(response.status(), 502);
+        assert_eq!(response.headers()["proxy-status"], "penstock; error=connection_refused");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        assert_eq!(response.headers()["x-request-id"], "id-1");
+        let problem: serde_json::Value = serde_json::from_str(&text(response).await).unwrap();
+        assert_eq!((problem["status"].as_u64(), problem["title"].as_str()), (Some(502), Some("Bad Gateway")));
+    }
+
+    #[tokio::test]
+    async fn the_form_follows_accept() {
+        let form = |accept: &'static str| {
+            Form::of(&HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]))
+        };
+        assert_eq!(form("text/html,application/xhtml+xml,*/*;q=0.8"), Form::Page);
+        assert_eq!(form("application/json"), Form::Problem);
+        assert_eq!(form("*/*"), Form::Problem);
+        assert_eq!(form("text/plain"), Form::Text);
+        assert_eq!(Form::of(&HeaderMap::new()), Form::Problem);
+        let page = text(fault(Fault::NoRoute, Form::Page, &HeaderValue::from_static("id"))).await;
+        assert!(page.contains("<h1>404 Not Found</h1>"));
+    }
+
+    #[test]
+    fn what_cannot_be_trusted_ends_the_connection() {
+        let id = HeaderValue::from_static("id");
+        assert_eq!(fault(Fault::Unfit(Unfit::Framing), Form::Text, &id).headers()["connection"], "close");
+        assert!(!fault(Fault::NoEndpoint, Form::Text, &id).headers().contains_key("connection"));
+        assert_eq!(fault(Fault::NoEndpoint, Form::Text, &id).headers()["retry-after"], "1");
+    }
+}

@@ -1,0 +1,223 @@
+//! One thread, one runtime, and everything that its connections share: no locks, because nothing leaves the thread.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::header::HeaderValue;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use super::deadline::Deadlines;
+use super::handle::request_id;
+use super::listener::Accepted;
+use super::recorder::Recorder;
+use super::upstream::Upstreams;
+use super::{Limits, Phase, connection};
+use crate::domain::snapshot::Snapshot;
+use crate::domain::time::{Moment, TICK};
+use crate::domain::window::Batch;
+use crate::link::{BatchSender, Clock, Subscriber};
+
+/// Accepted sockets that may wait for one worker; behind that the acceptor waits, and then the kernel's backlog.
+const WAITING_SOCKETS: usize = 1_024;
+/// Idle upstream connections are looked over this often.
+const REAP_TICKS: u64 = 10;
+
+/// What one worker thread owns.
+#[derive(Debug)]
+pub struct Worker {
+    pub index: usize,
+    pub limits: Limits,
+    pub recorder: Rc<Recorder>,
+    pub upstreams: Upstreams,
+    pub deadlines: Rc<Deadlines>,
+    pub load: Arc<Load>,
+    clock: Clock,
+    subscriber: RefCell<Subscriber>,
+    random: RefCell<fastrand::Rng>,
+    /// Unix time at the clock's epoch, for request ids.
+    epoch_unix_ms: u64,
+    draining: Cell<bool>,
+}
+
+/// What the acceptor knows of a worker, written by that worker alone.
+#[derive(Debug, Default)]
+pub struct Load {
+    connections: AtomicU32,
+    requests: AtomicU32,
+}
+
+/// The acceptor's and the owner's hold on a worker.
+#[derive(Debug)]
+pub struct Handle {
+    pub sockets: mpsc::Sender<Accepted>,
+    pub load: Arc<Load>,
+    pub thread: thread::JoinHandle<()>,
+}
+
+/// What a worker needs to start.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub limits: Limits,
+    pub clock: Clock,
+    pub subscriber: Subscriber,
+    pub batches: BatchSender,
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// Starts a worker's thread.
+pub fn start(index: usize, setup: Setup) -> io::Result<Handle> {
+    let (sockets, accepted) = mpsc::channel(WAITING_SOCKETS);
+    let load = Arc::new(Load::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let thread = thread::Builder::new().name(format!("worker-{index}")).spawn({
+        let load = load.clone();
+        move || {
+            let worker = Rc::new(Worker::new(index, &setup, load));
+            LocalSet::new().block_on(&runtime, run(worker, setup, accepted));
+        }
+    })?;
+    Ok(Handle { sockets, load, thread })
+}
+
+/// Serves what the acceptor hands over, sends a batch per tick, and ends when drained or told to.
+async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<Accepted>) {
+    let mut flush = tokio::time::interval_at(setup.clock.instant(worker.now().tick().end()).into(), TICK);
+    flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut unsent = None;
+    loop {
+        tokio::select! {
+            _ = flush.tick() => {
+                unsent = worker.tick(&setup.batches, unsent);
+                if worker.draining() && worker.load.connections() == 0 && accepted.is_empty() {
+                    break;
+                }
+            }
+            Some(Accepted { stream, peer }) = accepted.recv() => match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => drop(tokio::task::spawn_local(connection::serve(worker.clone(), stream, peer))),
+                Err(error) => tracing::warn!(%peer, %error, "an accepted socket could not be used"),
+            },
+            Ok(()) = setup.phase.changed() => match *setup.phase.borrow_and_update() {
+                Phase::Serving => {}
+                Phase::Draining => worker.drain(),
+                Phase::Ended => break,
+            },
+        }
+    }
+    worker.tick(&setup.batches, unsent);
+}
+
+impl Worker {
+    fn new(index: usize, setup: &Setup, load: Arc<Load>) -> Worker {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let running = setup.clock.now().since(Moment::default());
+        Worker {
+            index,
+            limits: setup.limits,
+            recorder: Rc::default(),
+            upstreams: Upstreams::default(),
+            deadlines: Rc::default(),
+            load,
+            clock: setup.clock,
+            subscriber: RefCell::new(setup.subscriber.clone()),
+            random: RefCell::new(fastrand::Rng::new()), // seeded by the operating system, each worker apart
+            epoch_unix_ms: u64::try_from(unix.saturating_sub(running).as_millis()).unwrap_or(0),
+            draining: Cell::new(false),
+        }
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// Uniform over `u64`, independent of all others: a coin.
+    pub fn draw(&self) -> u64 {
+        self.random.borrow_mut().u64(..)
+    }
+
+    /// Reads one consistent picture. Nothing of the snapshot is held over a wait: clone what is needed.
+    pub fn with_snapshot<T>(&self, read: impl FnOnce(&Snapshot) -> T) -> T {
+        read(self.subscriber.borrow_mut().current())
+    }
+
+    pub fn request_id(&self) -> HeaderValue {
+        let unix_ms = self.epoch_unix_ms + self.deadlines.now().0 / 1_000;
+        let (high, low) = (self.draw().to_le_bytes(), self.draw().to_le_bytes());
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&high);
+        random[8..].copy_from_slice(&low[..2]);
+        request_id(unix_ms, random)
+    }
+
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        self.deadlines.wake_all(); // every connection has a deadline, and looks at `draining` when woken
+    }
+
+    /// Ends a tick: sends what was counted, or keeps what did not fit, and wakes what is late.
+    fn tick(&self, batches: &BatchSender, unsent: Option<Batch>) -> Option<Batch> {
+        let now = self.now();
+        let ended = crate::domain::time::Tick(now.tick().0.saturating_sub(1));
+        let revision = self.with_snapshot(|snapshot| snapshot.revision);
+        let fresh = self.recorder.flush(self.index, ended, revision);
+        let batch = match unsent {
+            Some(mut older) => {
+                older.merge(fresh);
+                older
+            }
+            None => fresh,
+        };
+        self.deadlines.sweep(now);
+        if ended.0.is_multiple_of(REAP_TICKS) {
+            self.upstreams.reap(now);
+        }
+        batches.try_send(batch).err()
+    }
+}
+
+impl Load {
+    /// Streams first: a few busy connections weigh more than many idle ones.
+    #[must_use]
+    pub fn weight(&self) -> (u32, u32) {
+        (self.requests.load(Ordering::Relaxed), self.connections())
+    }
+
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub fn connection(self: &Arc<Self>) -> Connected {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Connected(self.clone())
+    }
+
+    pub fn begin(&self) {
+        self.requests.store(self.requests.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    pub fn end(&self) {
+        self.requests.store(self.requests.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+    }
+}
+
+/// A connection being served; counts itself out.
+#[derive(Debug)]
+pub struct Connected(Arc<Load>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
