@@ -118,12 +118,7 @@ async fn split(State(api): State<Api>, Target(name): Target) -> Result<Response,
     Ok(tagged(split.revision, split))
 }
 
-async fn patch(
-    State(api): State<Api>,
-    Target(name): Target,
-    caller: Caller,
-    body: Body,
-) -> Result<Response, Problem> {
+async fn patch(State(api): State<Api>, Target(name): Target, caller: Caller, body: Body) -> Result<Response, Problem> {
     let name = checked(&name)?;
     api.service(&name)?;
     let SplitPatch { weight } = body.json("{\"weight\":\"25%\"}")?;
@@ -131,12 +126,7 @@ async fn patch(
 }
 
 /// `POST /v1/services/{service}:{verb}`. Each verb states its target, so doing it twice is doing it once.
-async fn act(
-    State(api): State<Api>,
-    Target(target): Target,
-    caller: Caller,
-    body: Body,
-) -> Result<Response, Problem> {
+async fn act(State(api): State<Api>, Target(target): Target, caller: Caller, body: Body) -> Result<Response, Problem> {
     let Some((name, verb)) = target.rsplit_once(':') else {
         let problem = METHOD.because("POST wants a verb", format!("POST to `/v1/services/{target}:promote`, say"));
         return Ok(([(header::ALLOW, "GET,HEAD")], problem).into_response());
@@ -200,9 +190,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Target, Problem> {
-        let unreadable = |rejection: PathRejection| {
-            super::problem::BAD_PATH.because(rejection.body_text(), "percent-encode UTF-8")
-        };
+        let unreadable =
+            |rejection: PathRejection| super::problem::BAD_PATH.because(rejection.body_text(), "percent-encode UTF-8");
         let Path(target) = Path::<String>::from_request_parts(parts, state).await.map_err(unreadable)?;
         Ok(Target(target))
     }

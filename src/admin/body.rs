@@ -34,6 +34,10 @@ impl Body {
     /// Reads the fields; `example` shows how they are written.
     pub fn json<T: DeserializeOwned>(&self, example: &str) -> Result<T, Problem> {
         let help = || format!("write {example}");
+        // A struct would also be read from an array of its fields.
+        if !self.0.trim_ascii_start().starts_with(b"{") {
+            return Err(BAD_BODY.because("the body is not a JSON object", help()));
+        }
         let mut text = serde_json::Deserializer::from_slice(&self.0);
         let read = serde_path_to_error::deserialize(&mut text).map_err(|error| {
             let (pointer, error) = (pointer(error.path()), error.into_inner());

@@ -90,7 +90,8 @@ fn json_or_nothing(request: &Request) -> Result<(), Problem> {
     if request.body().is_end_stream() || media_type.is_some_and(is_json) {
         return Ok(());
     }
-    Err(NOT_JSON.because("the request has a body that is not declared as JSON", "send `Content-Type: application/json`"))
+    Err(NOT_JSON
+        .because("the request has a body that is not declared as JSON", "send `Content-Type: application/json`"))
 }
 
 fn is_json(media_type: &str) -> bool {

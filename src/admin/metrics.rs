@@ -176,7 +176,7 @@ fn count(family: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
 
 /// Sum in seconds, and the count of each bucket alone (the encoder adds them up).
 fn bucketed(latencies: &Latencies) -> (f64, Vec<(f64, u64)>) {
-    let mut buckets: Vec<(f64, u64)> = BUCKETS.iter().chain([&f64::MAX]).map(|bound| (*bound, 0)).collect();
+    let mut buckets: Vec<(f64, u64)> = BUCKETS.iter().chain([&f64::INFINITY]).map(|bound| (*bound, 0)).collect();
     let mut sum = 0.0;
     for step in latencies.iter_recorded() {
         let count = step.count_since_last_iteration();

@@ -168,9 +168,8 @@ async fn a_wrong_field_is_pointed_at() {
         (r#"{"weight":25}"#, "/weight"),
         (r#"{"weight":"1%","wait":5}"#, "/wait"),
         (r#"{"weight":"1%","a/b~":5}"#, "/a~1b~0"),
-        (r#"{"weight":"1%","weight":"90%"}"#, "/weight"),
+        (r#"{"weight":"1%","weight":"90%"}"#, ""),
         (r"{}", ""),
-        (r"[1]", ""),
     ] {
         let answer = world.patch(body, &[("if-match", "*")]).await;
         assert_eq!(answer.problem().0, 422, "{body}");
@@ -178,7 +177,7 @@ async fn a_wrong_field_is_pointed_at() {
         assert_eq!(pointers, [pointer], "{body}");
         assert!(!answer.json::<Problem>().detail.contains(" line "), "{body}");
     }
-    for body in ["{", "", "{\"weight\":\"1%\"} x", "\u{0}"] {
+    for body in ["{", "", "[\"1%\"]", "null", "{\"weight\":\"1%\"} x", "\u{0}"] {
         let request = request("PATCH", "/v1/services/shop/split", &[("content-type", "application/json")], body);
         assert_eq!(world.send(request).await.problem(), is(400, "bad-body"), "{body}");
     }
@@ -195,7 +194,10 @@ async fn a_rolled_back_canary_is_raised_only_after_unsealing() {
     assert_eq!(world.post("/v1/services/shop:promote", "").await.problem(), is(409, "sealed"));
     let shop: Service = world.get("/v1/services/shop").await.json();
     let sealed = shop.versions[1].sealed.clone().unwrap();
-    assert_eq!((sealed.by.as_str(), sealed.why, sealed.conviction), ("judge", conviction().because, Some(conviction())));
+    assert_eq!(
+        (sealed.by.as_str(), sealed.why, sealed.conviction),
+        ("judge", conviction().because, Some(conviction()))
+    );
 
     let unsealed = world.post("/v1/services/shop:unseal", "").await;
     assert_eq!((unsealed.status, unsealed.json::<Changed>().split.weight), (200, percent(0)));
@@ -320,7 +322,7 @@ async fn a_body_is_json_and_not_too_large() {
 async fn a_reason_is_one_bounded_line() {
     let world = world();
     let long = "x".repeat(513);
-    for reason in [long.as_str(), "a\tb", "bell\u{85}"] {
+    for reason in [long.as_str(), "a\tb", "esc\u{9b}x"] {
         let answer = world.patch(r#"{"weight":"1%"}"#, &[("penstock-reason", reason)]).await;
         assert_eq!(answer.problem(), is(400, "bad-header"), "{reason}");
     }
@@ -345,7 +347,10 @@ async fn ready_says_what_is_missing_and_health_does_not_mind() {
 async fn events(world: &World, last: Option<&str>, meanwhile: impl AsyncFnOnce()) -> Vec<(String, String, Value)> {
     let headers: Vec<_> = last.map(|last| ("last-event-id", last)).into_iter().collect();
     let answer = world.open(request("GET", "/v1/events", &headers, "")).await;
-    assert_eq!((answer.status(), &answer.headers()["content-type"]), (StatusCode::OK, &"text/event-stream".parse().unwrap()));
+    assert_eq!(
+        (answer.status(), &answer.headers()["content-type"]),
+        (StatusCode::OK, &"text/event-stream".parse().unwrap())
+    );
     meanwhile().await;
     // Let the follower take what is on the way before the end.
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -401,7 +406,9 @@ async fn the_metrics_are_open_metrics() {
     world.engine.saw("v1", 1, 0, 20_000_000);
     world.engine.stands(0.11, 1_000.0);
     let answer = world.get("/metrics").await;
-    assert!(answer.headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text; version=1.0.0"));
+    assert!(
+        answer.headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text; version=1.0.0")
+    );
     let text = std::str::from_utf8(&answer.body).unwrap();
     assert!(text.ends_with("# EOF\n"));
     for line in [

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 pub use super::caller::{ACTOR, REASON};
 pub use super::problem::{FieldError, Problem};
-pub use crate::control::journal::{Actor, Entry, Incident};
 use crate::control::journal::Journal;
+pub use crate::control::journal::{Actor, Entry, Incident};
 use crate::control::view::{EndpointView, ServiceView, VersionView};
 use crate::domain::judge::{Conviction, Hold, Mode, Reading};
 use crate::domain::names::{ServiceName, VersionName};
