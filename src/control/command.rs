@@ -7,8 +7,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::journal::{Actor, Journal};
 use super::view::View;
+use crate::domain::judge::Mode;
 use crate::domain::names::{ServiceName, VersionName};
-use crate::domain::standing::{Refusal, Request};
+use crate::domain::standing::{Change, Input, Refusal, Request};
+use crate::domain::state::ServiceState;
+use crate::domain::time::Moment;
 
 /// Commands that may wait for the engine, which answers within a tick; more than that are refused as busy.
 const WAITING_COMMANDS: usize = 256;
@@ -58,6 +61,40 @@ pub enum Refused {
     Unavailable,
 }
 
+/// Decides on a person's request: the changes to make (none: everything already is as asked for), or why not.
+///
+/// Lowering is asymmetric on purpose: whatever only takes traffic from the canary needs no precondition and ignores a
+/// stale one, so that it cannot be kept waiting by a lost race. An impossible request is refused as such first; who has
+/// read the newest revision would not get further.
+pub fn admit(
+    service: &ServiceState,
+    now: Moment,
+    request: Request,
+    precondition: Precondition,
+) -> Result<Vec<Change>, Refused> {
+    if let Request::Unseal(version) = &request
+        && service.definition.version(version).is_none()
+    {
+        return Err(Refused::NoVersion(service.definition.name.clone(), version.clone()));
+    }
+    // A person's request does not depend on what the machine may do.
+    let changes = service.standing.handle(now, Mode::default(), Input::Person(request))?;
+    if changes.iter().all(never_raises) {
+        return Ok(changes);
+    }
+    let current = service.revision;
+    match precondition {
+        Precondition::None => Err(Refused::PreconditionRequired { current }),
+        Precondition::Revision(given) if given != current => Err(Refused::PreconditionFailed { given, current }),
+        Precondition::Any | Precondition::Revision(_) => Ok(changes),
+    }
+}
+
+/// Lowers, or keeps the weight of a running probe.
+fn never_raises(change: &Change) -> bool {
+    change.lowers() || matches!(change, Change::WeightSet { from, to, .. } if from == to)
+}
+
 /// What the API holds of the engine: a way to ask, and pictures to read without asking.
 #[derive(Debug, Clone)]
 pub struct Control {
@@ -99,5 +136,74 @@ impl Control {
     #[must_use]
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::judge::{Policy, Verdict};
+    use crate::domain::service::{Definition, Timeouts, VersionDefinition};
+    use crate::domain::split::Weight;
+    use crate::domain::state::{Event, State};
+
+    const NOW: Moment = Moment(0);
+
+    fn shop() -> State {
+        let version = |name| VersionDefinition { name: VersionName::new(name).unwrap(), endpoints: vec![] };
+        State::of([Definition {
+            name: ServiceName::new("shop").unwrap(),
+            routes: vec![],
+            versions: vec![version("v1"), version("v2")],
+            stable: VersionName::new("v1").unwrap(),
+            canary: Some(VersionName::new("v2").unwrap()),
+            weight: percent(80),
+            pins: vec![],
+            policy: Policy::default(),
+            timeouts: Timeouts::default(),
+        }])
+    }
+
+    fn percent(points: u16) -> Weight {
+        Weight::from_basis_points(points * 100).unwrap()
+    }
+
+    fn weigh(state: &State, points: u16, precondition: Precondition) -> Result<Vec<Change>, Refused> {
+        let service = state.services().next().unwrap();
+        admit(service, NOW, Request::Weight(percent(points)), precondition)
+    }
+
+    #[test]
+    fn raising_needs_the_newest_revision_and_lowering_needs_nothing() {
+        let shop = shop();
+        assert_eq!(weigh(&shop, 90, Precondition::None), Err(Refused::PreconditionRequired { current: 0 }));
+        let stale = Precondition::Revision(7);
+        assert_eq!(weigh(&shop, 90, stale), Err(Refused::PreconditionFailed { given: 7, current: 0 }));
+        assert_eq!(weigh(&shop, 90, Precondition::Revision(0)).unwrap().len(), 1);
+        assert_eq!(weigh(&shop, 90, Precondition::Any).unwrap().len(), 1);
+        assert_eq!(weigh(&shop, 70, Precondition::None).unwrap().len(), 1);
+        assert_eq!(weigh(&shop, 0, stale).unwrap().len(), 1);
+        assert_eq!(weigh(&shop, 80, Precondition::None), Ok(vec![]));
+    }
+
+    #[test]
+    fn keeping_the_weight_of_a_probe_raises_nothing() {
+        let mut state = shop();
+        let service = state.services().next().unwrap();
+        let changes = service.standing.handle(NOW, Mode::AbortOnly, Input::Judged(Verdict::Probe)).unwrap();
+        let name = service.definition.name.clone();
+        for change in changes {
+            state.apply(&Event { service: name.clone(), change });
+        }
+        assert_eq!(weigh(&state, 50, Precondition::None).unwrap().len(), 1);
+        assert!(matches!(weigh(&state, 51, Precondition::None), Err(Refused::PreconditionRequired { .. })));
+    }
+
+    #[test]
+    fn a_version_that_is_not_listed_cannot_be_unsealed() {
+        let state = shop();
+        let v9 = VersionName::new("v9").unwrap();
+        let answer = admit(state.services().next().unwrap(), NOW, Request::Unseal(v9.clone()), Precondition::Any);
+        assert_eq!(answer, Err(Refused::NoVersion(ServiceName::new("shop").unwrap(), v9)));
     }
 }

@@ -51,6 +51,34 @@ pub struct ServiceView {
     pub versions: Vec<VersionView>,
 }
 
+impl ServiceView {
+    /// Intent, of the version in this role.
+    #[must_use]
+    pub fn weight_of(&self, role: Option<Role>) -> Weight {
+        match role {
+            Some(Role::Canary) => self.weight,
+            Some(Role::Stable) => self.weight.rest(),
+            None => Weight::ZERO,
+        }
+    }
+
+    /// What the version in this role really got; `None` when nothing was drawn.
+    #[must_use]
+    pub fn observed_share_of(&self, role: Option<Role>) -> Option<f64> {
+        let canary = self.observed_share?;
+        Some(match role {
+            Some(Role::Canary) => canary,
+            Some(Role::Stable) => 1.0 - canary,
+            None => 0.0,
+        })
+    }
+
+    /// The versions that get no traffic until a person unseals them.
+    pub fn sealed(&self) -> impl Iterator<Item = &VersionName> {
+        self.versions.iter().filter(|version| version.seal.is_some()).map(|version| &version.name)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct VersionView {
     pub id: VersionId,
@@ -77,5 +105,11 @@ pub struct EndpointView {
 impl EndpointView {
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.resolved.iter().map(|endpoint| endpoint.address)
+    }
+
+    /// Attempts under way at all of its addresses.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.resolved.iter().map(|endpoint| u64::from(endpoint.in_flight())).sum()
     }
 }

@@ -68,6 +68,12 @@ impl Weight {
         f64::from(self.0) / f64::from(Self::FULL.0)
     }
 
+    /// What is left for the other version.
+    #[must_use]
+    pub fn rest(self) -> Weight {
+        Weight(Self::FULL.0 - self.0)
+    }
+
     #[must_use]
     pub fn is_zero(self) -> bool {
         self.0 == 0

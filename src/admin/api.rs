@@ -1,0 +1,212 @@
+//! `/v1/services`: what is, and the changes that persons ask for.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::body::Body;
+use super::caller::Caller;
+use super::events::{self, MOST_WATCHERS};
+use super::metrics;
+use super::problem::{METHOD, NO_SUCH_PATH, NO_SUCH_SERVICE, NOT_READY, Problem};
+use super::ready::Readiness;
+use super::wire::{Changed, Health, Promote, Service, Services, Split, SplitPatch, Unseal};
+use crate::control::command::{Control, Precondition};
+use crate::control::view::ServiceView;
+use crate::domain::names::{ServiceName, VersionName};
+use crate::domain::standing::Request;
+
+/// What every handler may reach.
+#[derive(Clone)]
+pub struct Api {
+    pub control: Control,
+    pub readiness: Arc<Readiness>,
+    /// Ends what would otherwise go on for ever: the event streams.
+    pub closing: CancellationToken,
+    pub watchers: Arc<Semaphore>,
+}
+
+impl Api {
+    pub fn new(control: Control, readiness: Arc<Readiness>, closing: CancellationToken) -> Api {
+        Api { control, readiness, closing, watchers: Arc::new(Semaphore::new(MOST_WATCHERS)) }
+    }
+
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/v1/services", get(services))
+            .route("/v1/services/{target}", get(service).post(act))
+            .route("/v1/services/{target}/split", get(split).patch(patch))
+            .route("/v1/events", get(events::watch))
+            .route("/metrics", get(metrics::scrape))
+            .route("/health", get(health))
+            .route("/ready", get(ready))
+            .fallback(no_such_path)
+            .method_not_allowed_fallback(wrong_method)
+            .with_state(self)
+    }
+
+    fn service(&self, name: &ServiceName) -> Result<Arc<ServiceView>, Problem> {
+        self.control.view().services.get(name).cloned().ok_or_else(|| no_such_service(name.as_str()))
+    }
+
+    fn split(&self, name: &ServiceName) -> Result<Split, Problem> {
+        Ok(Split::of(&*self.service(name)?))
+    }
+
+    /// Asks the engine, and notes who asked for what and what became of it.
+    async fn ask(&self, name: &ServiceName, request: Request, caller: Caller) -> Result<Response, Problem> {
+        let Caller { actor, peer, precondition } = caller;
+        let (who, reason) = (actor.name.clone(), actor.reason.clone().unwrap_or_default());
+        let what = format!("{request:?}");
+        match self.control.ask(name.clone(), request, precondition, actor).await {
+            Ok(done) => {
+                let (revision, changed) = (done.revision, done.changed);
+                tracing::info!(service = %name, what, actor = who, reason, %peer, revision, changed, "carried out");
+                self.changed(name, done.changed)
+            }
+            Err(refused) => {
+                tracing::warn!(service = %name, what, actor = who, reason, %peer, %refused, "refused");
+                Err(refused.into())
+            }
+        }
+    }
+
+    fn changed(&self, name: &ServiceName, changed: bool) -> Result<Response, Problem> {
+        let split = self.split(name)?;
+        Ok(tagged(split.revision, Changed { changed, split }))
+    }
+
+    /// The version to unseal: the one named, or the only one sealed; none, when none is sealed.
+    fn to_unseal(&self, name: &ServiceName, named: Option<VersionName>) -> Result<Option<VersionName>, Problem> {
+        if named.is_some() {
+            return Ok(named);
+        }
+        let service = self.service(name)?;
+        let sealed: Vec<&VersionName> = service.sealed().collect();
+        match sealed[..] {
+            [] => Ok(None),
+            [only] => Ok(Some(only.clone())),
+            [first, ..] => {
+                let help = format!("name one, such as {{\"version\":\"{first}\"}}");
+                Err(Problem::field("/version", "more than one version is sealed", help))
+            }
+        }
+    }
+}
+
+async fn services(State(api): State<Api>) -> Json<Services> {
+    let view = api.control.view();
+    let services = view.services.values().map(|service| Service::of(service, api.control.journal())).collect();
+    Json(Services { services })
+}
+
+async fn service(State(api): State<Api>, Target(name): Target) -> Result<Response, Problem> {
+    let service = Service::of(&*api.service(&checked(&name)?)?, api.control.journal());
+    Ok(tagged(service.revision, service))
+}
+
+async fn split(State(api): State<Api>, Target(name): Target) -> Result<Response, Problem> {
+    let split = api.split(&checked(&name)?)?;
+    Ok(tagged(split.revision, split))
+}
+
+async fn patch(State(api): State<Api>, Target(name): Target, caller: Caller, body: Body) -> Result<Response, Problem> {
+    let name = checked(&name)?;
+    api.service(&name)?;
+    let SplitPatch { weight } = body.json("{\"weight\":\"25%\"}")?;
+    api.ask(&name, Request::Weight(weight), caller).await
+}
+
+/// `POST /v1/services/{service}:{verb}`. Each verb states its target, so doing it twice is doing it once.
+async fn act(State(api): State<Api>, Target(target): Target, caller: Caller, body: Body) -> Result<Response, Problem> {
+    let Some((name, verb)) = target.rsplit_once(':') else {
+        let problem = METHOD.because("POST wants a verb", format!("POST to `/v1/services/{target}:promote`, say"));
+        return Ok(([(header::ALLOW, "GET,HEAD")], problem).into_response());
+    };
+    let name = checked(name)?;
+    api.service(&name)?;
+    match verb {
+        "promote" => {
+            let Promote {} = body.json_if_any("{}, or nothing")?;
+            api.ask(&name, Request::Promote, caller.stating_its_target()).await
+        }
+        // Whatever else the request says: taking traffic away is never refused over form.
+        "abort" => api.ask(&name, Request::Abort, caller.stating_its_target()).await,
+        "unseal" => {
+            let Unseal { version } = body.json_if_any("{\"version\":\"v2\"}")?;
+            match api.to_unseal(&name, version)? {
+                Some(version) => api.ask(&name, Request::Unseal(version), caller.stating_its_target()).await,
+                None => api.changed(&name, false),
+            }
+        }
+        _ => Err(NO_SUCH_PATH.because(format!("there is no verb `{verb}`"), "use `promote`, `abort` or `unseal`")),
+    }
+}
+
+impl Caller {
+    /// For verbs, `If-Match` is a choice.
+    fn stating_its_target(self) -> Caller {
+        let precondition = match self.precondition {
+            Precondition::None => Precondition::Any,
+            stated => stated,
+        };
+        Caller { precondition, ..self }
+    }
+}
+
+async fn health() -> Json<Health> {
+    Json(Health { status: "alive".to_owned() })
+}
+
+async fn ready(State(api): State<Api>) -> Result<Json<Health>, Problem> {
+    let reasons = api.readiness.reasons();
+    if reasons.is_empty() {
+        return Ok(Json(Health { status: "ready".to_owned() }));
+    }
+    Err(NOT_READY.because(reasons.join("; "), "ask again in a moment"))
+}
+
+async fn no_such_path(uri: Uri) -> Problem {
+    let help = "the paths are /v1/services, /v1/services/{service}, /v1/services/{service}/split, /v1/events, /metrics, /health and /ready";
+    NO_SUCH_PATH.because(format!("there is nothing at `{}`", uri.path()), help)
+}
+
+async fn wrong_method(method: Method) -> Problem {
+    METHOD.because(format!("`{method}` means nothing here"), "the `Allow` field names the methods that do")
+}
+
+/// A path's `{target}`: a service, and for POST a verb behind a colon (the router knows no suffixes).
+struct Target(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Target, Problem> {
+        let unreadable =
+            |rejection: PathRejection| super::problem::BAD_PATH.because(rejection.body_text(), "percent-encode UTF-8");
+        let Path(target) = Path::<String>::from_request_parts(parts, state).await.map_err(unreadable)?;
+        Ok(Target(target))
+    }
+}
+
+fn checked(name: &str) -> Result<ServiceName, Problem> {
+    ServiceName::new(name).map_err(|_| no_such_service(name))
+}
+
+fn no_such_service(name: &str) -> Problem {
+    NO_SUCH_SERVICE.because(format!("there is no service `{name}`"), "`GET /v1/services` lists the services")
+}
+
+/// With the strong `ETag` that `If-Match` is compared with.
+fn tagged(revision: u64, body: impl serde::Serialize) -> Response {
+    let tag = HeaderValue::from_str(&format!("\"{revision}\"")).expect("digits and quotes fit a header");
+    ([(header::ETAG, tag)], Json(body)).into_response()
+}

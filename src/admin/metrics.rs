@@ -1,0 +1,193 @@
+//! `/metrics`: the view, drawn at scrape. Nothing is counted here, so nothing here costs a request anything.
+//!
+//! Labels are services, versions, roles, classes and declared endpoints: as many series as the file has lines.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::registry::Registry;
+
+use super::api::Api;
+use crate::control::view::{ServiceView, VersionView, View};
+use crate::domain::outcome::Class;
+use crate::domain::split::Role;
+use crate::domain::window::Latencies;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds in seconds, as OpenTelemetry's conventions advise; our own histogram is finer.
+const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+pub async fn scrape(State(api): State<Api>) -> Response {
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], exposition(api.control.view())).into_response()
+}
+
+fn exposition(view: Arc<View>) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Picture(view)));
+    let mut out = String::new();
+    text::encode(&mut out, &registry).expect("a string takes all that is written to it");
+    out
+}
+
+#[derive(Debug)]
+struct Picture(Arc<View>);
+
+impl Collector for Picture {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
+        self.process(&mut to)?;
+        self.splits(&mut to)?;
+        self.analysis(&mut to)?;
+        self.attempts(&mut to)?;
+        self.latency(&mut to)?;
+        self.endpoints(&mut to)
+    }
+}
+
+impl Picture {
+    fn services(&self) -> impl Iterator<Item = &ServiceView> {
+        self.0.services.values().map(Arc::as_ref)
+    }
+
+    fn versions(&self) -> impl Iterator<Item = (&ServiceView, &VersionView)> {
+        self.services().flat_map(|service| service.versions.iter().map(move |version| (service, version)))
+    }
+
+    fn process(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut build = to.encode_descriptor("penstock_build", "Which Penstock this is", None, MetricType::Info)?;
+        build.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        let mut lost = counter(to, "penstock_lost_outcomes", "Outcomes owed and never settled: a bug of Penstock")?;
+        count(&mut lost, self.0.lost_outcomes)?;
+        let help = "Requests left out of the evidence because a tick had too many weights";
+        count(&mut counter(to, "penstock_analysis_left_out_requests", help)?, self.0.left_out)?;
+        let mut revision = gauge(to, "penstock_state_revision", "Changes so far")?;
+        revision.encode_gauge(&self.0.revision)
+    }
+
+    fn splits(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut weight = gauge(to, "penstock_split_weight_ratio", "Intended part of new requests")?;
+        for (service, version) in self.versions() {
+            let ratio = service.weight_of(version.role).fraction();
+            weight.encode_family(&labels(service, version))?.encode_gauge(&ratio)?;
+        }
+        let mut observed = gauge(to, "penstock_split_observed_ratio", "Real part of new requests, over a minute")?;
+        for (service, version) in self.versions() {
+            if let Some(ratio) = service.observed_share_of(version.role) {
+                observed.encode_family(&labels(service, version))?.encode_gauge(&ratio)?;
+            }
+        }
+        let mut sealed = gauge(to, "penstock_version_sealed", "1: no traffic until a person unseals it")?;
+        for (service, version) in self.versions() {
+            sealed.encode_family(&labels(service, version))?.encode_gauge(&u64::from(version.seal.is_some()))?;
+        }
+        Ok(())
+    }
+
+    /// The evidence is scaled so that 1000 rolls back; its logarithm has no value while there is none.
+    fn analysis(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Natural logarithm of the evidence against the canary (e-value)";
+        let mut evidence = gauge(to, "penstock_analysis_evidence", help)?;
+        for service in self.services().filter(|service| service.reading.towards_1000 > 0.0) {
+            let log_e = service.reading.towards_1000.ln();
+            evidence.encode_family(&[("service", service.name.as_str())])?.encode_gauge(&log_e)?;
+        }
+        let mut threshold = gauge(to, "penstock_analysis_threshold", "The evidence that rolls back")?;
+        for service in self.services() {
+            threshold.encode_family(&[("service", service.name.as_str())])?.encode_gauge(&1_000_f64.ln())?;
+        }
+        Ok(())
+    }
+
+    fn attempts(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut attempts = counter(to, "penstock_attempts", "Tries at an endpoint, by what they came to")?;
+        for (service, version) in self.versions() {
+            for class in Class::ALL {
+                let [of, name] = labels(service, version);
+                let labels = [of, name, ("class", class.as_str())];
+                count(&mut attempts.encode_family(&labels)?, version.all.classes.get(class))?;
+            }
+        }
+        let own: [(_, _, fn(&VersionView) -> u64); 3] = [
+            ("penstock_forced_requests", "Requests sent there by a pin: never evidence", |v| v.forced),
+            ("penstock_exposed_failures", "Failures that a client saw", |v| v.all.exposed),
+            ("penstock_shielded_requests", "Failures that another version's answer hid", |v| v.all.shielded),
+        ];
+        for (name, help, of) in own {
+            let mut family = counter(to, name, help)?;
+            for (service, version) in self.versions() {
+                count(&mut family.encode_family(&labels(service, version))?, of(version))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn latency(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = ("http_server_request_duration_seconds", "From arrival to the response's last byte");
+        let mut durations = to.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (service, version) in self.versions() {
+            let labels = [
+                ("penstock_service", service.name.as_str()),
+                ("penstock_version", version.name.as_str()),
+                ("penstock_role", version.role.map_or("none", Role::as_str)),
+            ];
+            let (sum, buckets) = bucketed(&version.all.total);
+            let mut family = durations.encode_family(&labels)?;
+            family.encode_histogram::<NoLabelSet>(sum, version.all.total.len(), &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn endpoints(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut in_flight = gauge(to, "penstock_endpoint_in_flight", "Attempts under way")?;
+        for (service, version) in self.versions() {
+            for endpoint in &version.endpoints {
+                let [of, name] = labels(service, version);
+                let labels = [of, name, ("endpoint", endpoint.authority.as_ref())];
+                in_flight.encode_family(&labels)?.encode_gauge(&endpoint.in_flight())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn labels<'a>(service: &'a ServiceView, version: &'a VersionView) -> [(&'static str, &'a str); 2] {
+    [("service", service.name.as_str()), ("version", version.name.as_str())]
+}
+
+fn gauge<'a>(to: &'a mut DescriptorEncoder<'_>, name: &'a str, help: &str) -> Result<MetricEncoder<'a>, fmt::Error> {
+    to.encode_descriptor(name, help, None, MetricType::Gauge)
+}
+
+/// The encoder appends `_total` to the name.
+fn counter<'a>(to: &'a mut DescriptorEncoder<'_>, name: &'a str, help: &str) -> Result<MetricEncoder<'a>, fmt::Error> {
+    to.encode_descriptor(name, help, None, MetricType::Counter)
+}
+
+fn count(family: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
+    family.encode_counter(&value, None::<&Exemplar<NoLabelSet, f64>>)
+}
+
+/// Sum in seconds, and the count of each bucket alone (the encoder adds them up).
+fn bucketed(latencies: &Latencies) -> (f64, Vec<(f64, u64)>) {
+    let mut buckets: Vec<(f64, u64)> = BUCKETS.iter().chain([&f64::INFINITY]).map(|bound| (*bound, 0)).collect();
+    let mut sum = 0.0;
+    for step in latencies.iter_recorded() {
+        let count = step.count_since_last_iteration();
+        #[expect(clippy::cast_precision_loss, reason = "at most an hour of microseconds")]
+        let seconds = latencies.median_equivalent(step.value_iterated_to()) as f64 / 1e6;
+        #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+        let part = seconds * count as f64;
+        sum += part;
+        if let Some(bucket) = buckets.iter_mut().find(|(bound, _)| seconds <= *bound) {
+            bucket.1 += count;
+        }
+    }
+    (sum, buckets)
+}

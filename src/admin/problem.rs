@@ -1,0 +1,133 @@
+//! Every error of this API, as RFC 9457 has it: what is wrong in general, what is wrong here, and how to go on.
+
+use std::borrow::Cow;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::control::command::Refused;
+use crate::domain::standing::Refusal;
+
+/// The body of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A stable name for scripts, as a relative reference.
+    #[serde(rename = "type")]
+    pub kind: Cow<'static, str>,
+    /// The same for every problem of this type.
+    pub title: Cow<'static, str>,
+    pub status: u16,
+    /// What is wrong this time.
+    pub detail: String,
+    /// How to go on.
+    pub help: String,
+    /// The fields that are wrong, if it is about fields.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
+/// One wrong field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldError {
+    /// RFC 6901, into the request's body.
+    pub pointer: String,
+    pub detail: String,
+}
+
+/// A kind of problem. The paths are a promise: scripts match on them.
+pub struct Kind {
+    path: &'static str,
+    title: &'static str,
+    status: StatusCode,
+}
+
+impl Kind {
+    const fn new(path: &'static str, title: &'static str, status: StatusCode) -> Kind {
+        Kind { path, title, status }
+    }
+
+    pub fn because(&self, detail: impl Into<String>, help: impl Into<String>) -> Problem {
+        Problem {
+            kind: self.path.into(),
+            title: self.title.into(),
+            status: self.status.as_u16(),
+            detail: detail.into(),
+            help: help.into(),
+            errors: vec![],
+        }
+    }
+}
+
+impl Problem {
+    /// A body that is JSON and still wrong, at `pointer`.
+    pub fn field(pointer: impl Into<String>, detail: impl Into<String>, help: impl Into<String>) -> Problem {
+        let (pointer, detail) = (pointer.into(), detail.into());
+        let mut problem = INVALID.because(detail.clone(), help);
+        problem.errors.push(FieldError { pointer, detail });
+        problem
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Problem {
+        let detail = refused.to_string();
+        match refused {
+            Refused::NoService(_) => NO_SUCH_SERVICE.because(detail, "`GET /v1/services` lists the services"),
+            Refused::NoVersion(..) => {
+                Problem::field("/version", detail, "`GET /v1/services` lists the versions of each service")
+            }
+            Refused::PreconditionRequired { current } => PRECONDITION_REQUIRED.because(
+                detail,
+                format!("send `If-Match: \"{current}\"` to raise it from what it is now; lowering needs none"),
+            ),
+            Refused::PreconditionFailed { current, .. } => PRECONDITION_FAILED.because(
+                format!("the service is now at revision {current}, which `If-Match` does not name"),
+                format!("read the split again, and send `If-Match: \"{current}\"` if you still want this"),
+            ),
+            Refused::Conflict(Refusal::Sealed(version)) => SEALED.because(
+                detail,
+                format!("see why with `GET /v1/services`, then POST `:unseal` with `{{\"version\":\"{version}\"}}`"),
+            ),
+            Refused::Conflict(Refusal::NoCanary) => {
+                NO_CANARY.because(detail, "name a canary in the configuration file first")
+            }
+            Refused::Unavailable => UNAVAILABLE.because(detail, "try again in a moment"),
+        }
+    }
+}
+
+use StatusCode as S;
+
+pub const BAD_PATH: Kind = Kind::new("/problems/bad-path", "The path cannot be read", S::BAD_REQUEST);
+pub const BAD_BODY: Kind = Kind::new("/problems/bad-body", "The body cannot be read", S::BAD_REQUEST);
+pub const BAD_HEADER: Kind = Kind::new("/problems/bad-header", "A header field is not acceptable", S::BAD_REQUEST);
+pub const FOREIGN: Kind = Kind::new("/problems/foreign-origin", "Sent by a foreign web page", S::FORBIDDEN);
+pub const NO_SUCH_PATH: Kind = Kind::new("/problems/no-such-path", "No such path", S::NOT_FOUND);
+pub const NO_SUCH_SERVICE: Kind = Kind::new("/problems/no-such-service", "No such service", S::NOT_FOUND);
+pub const METHOD: Kind = Kind::new("/problems/method-not-allowed", "Method not allowed", S::METHOD_NOT_ALLOWED);
+pub const TOO_SLOW: Kind = Kind::new("/problems/timeout", "The request took too long", S::REQUEST_TIMEOUT);
+pub const NO_CANARY: Kind = Kind::new("/problems/no-canary", "There is no canary", S::CONFLICT);
+pub const SEALED: Kind = Kind::new("/problems/sealed", "The version is sealed", S::CONFLICT);
+pub const PRECONDITION_FAILED: Kind =
+    Kind::new("/problems/precondition-failed", "The service has changed", S::PRECONDITION_FAILED);
+pub const TOO_LARGE: Kind = Kind::new("/problems/body-too-large", "The body is too large", S::PAYLOAD_TOO_LARGE);
+pub const NOT_JSON: Kind = Kind::new("/problems/not-json", "The body must be JSON", S::UNSUPPORTED_MEDIA_TYPE);
+pub const MISDIRECTED: Kind = Kind::new("/problems/unknown-host", "Unknown host", S::MISDIRECTED_REQUEST);
+pub const INVALID: Kind = Kind::new("/problems/invalid-field", "A field is not acceptable", S::UNPROCESSABLE_ENTITY);
+pub const PRECONDITION_REQUIRED: Kind =
+    Kind::new("/problems/precondition-required", "Precondition required", S::PRECONDITION_REQUIRED);
+pub const UNAVAILABLE: Kind = Kind::new("/problems/unavailable", "The engine is not available", S::SERVICE_UNAVAILABLE);
+pub const NOT_READY: Kind = Kind::new("/problems/not-ready", "Not ready for traffic", S::SERVICE_UNAVAILABLE);
+pub const TOO_MANY_WATCHERS: Kind =
+    Kind::new("/problems/too-many-watchers", "Too many watchers", S::SERVICE_UNAVAILABLE);

@@ -1,0 +1,237 @@
+//! A small engine to test against: real state, real rules, no judge, no workers; what they would report is handed in.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use super::{Readiness, bind, serve};
+use crate::control::command::{Command, Commands, Control, Done, Refused, admit};
+use crate::control::journal::{Actor, Entry, Journal};
+use crate::control::view::{EndpointView, ServiceView, VersionView, View};
+use crate::domain::judge::{Conviction, Mode, Policy, Reading, Trigger, Verdict};
+use crate::domain::names::{EndpointId, ServiceName, VersionName};
+use crate::domain::outcome::Class;
+use crate::domain::pool::Endpoint;
+use crate::domain::route::{HostPattern, Route};
+use crate::domain::service::{Definition, Timeouts, VersionDefinition};
+use crate::domain::split::{Role, Weight};
+use crate::domain::standing::{Change, Input};
+use crate::domain::state::{Event, ServiceState, State};
+use crate::domain::time::Moment;
+use crate::domain::window::{Tally, tally};
+
+const NOW: Moment = Moment(0);
+
+pub fn service(name: &str) -> ServiceName {
+    ServiceName::new(name).unwrap()
+}
+
+pub fn version(name: &str) -> VersionName {
+    VersionName::new(name).unwrap()
+}
+
+pub fn percent(points: u16) -> Weight {
+    Weight::from_basis_points(points * 100).unwrap()
+}
+
+/// `shop`: v1 stable, v2 canary at 10 %; and v3, listed.
+pub fn shop() -> Definition {
+    let listed = |name: &str, port: u16| VersionDefinition {
+        name: version(name),
+        endpoints: vec![format!("127.0.0.1:{port}").into()],
+    };
+    Definition {
+        name: service("shop"),
+        routes: vec![Route { host: HostPattern::Any, path_prefix: "/".to_owned() }],
+        versions: vec![listed("v1", 9001), listed("v2", 9002), listed("v3", 9003)],
+        stable: version("v1"),
+        canary: Some(version("v2")),
+        weight: percent(10),
+        pins: vec![],
+        policy: Policy::default(),
+        timeouts: Timeouts::default(),
+    }
+}
+
+/// A conviction as the judge would word it.
+pub fn conviction() -> Conviction {
+    Conviction {
+        trigger: Trigger::Evidence,
+        log_e: 7.2,
+        threshold: 6.9,
+        because: "v2 fails 12% of its requests, v1 0.1%".to_owned(),
+    }
+}
+
+/// The engine's inside, reachable for tests.
+#[derive(Debug)]
+pub struct Engine {
+    inside: Mutex<Inside>,
+    view: Arc<ArcSwap<View>>,
+    journal: Arc<Journal>,
+}
+
+#[derive(Debug)]
+struct Inside {
+    state: State,
+    tallies: BTreeMap<VersionName, Arc<Tally>>,
+    observed_share: Option<f64>,
+    reading: Reading,
+}
+
+impl Engine {
+    /// Starts on the current runtime.
+    pub fn start(definitions: impl IntoIterator<Item = Definition>) -> (Arc<Engine>, Control) {
+        let (engine, control, commands) = Engine::new(definitions);
+        tokio::spawn(engine.clone().run(commands));
+        (engine, control)
+    }
+
+    fn new(definitions: impl IntoIterator<Item = Definition>) -> (Arc<Engine>, Control, Commands) {
+        let (view, journal) = (Arc::<ArcSwap<View>>::default(), Arc::<Journal>::default());
+        let (control, commands) = Control::new(view.clone(), journal.clone());
+        let inside = Inside {
+            state: State::of(definitions),
+            tallies: BTreeMap::new(),
+            observed_share: None,
+            reading: Reading::default(),
+        };
+        let engine = Engine { inside: Mutex::new(inside), view, journal };
+        engine.draw(&engine.inside());
+        (Arc::new(engine), control, commands)
+    }
+
+    async fn run(self: Arc<Engine>, mut commands: Commands) {
+        while let Some(command) = commands.recv().await {
+            let (reply, answer) = self.carry_out(command);
+            let _caller_gone = reply.send(answer);
+        }
+    }
+
+    fn carry_out(&self, command: Command) -> (oneshot::Sender<Result<Done, Refused>>, Result<Done, Refused>) {
+        let Command { service, request, precondition, actor, reply } = command;
+        let mut inside = self.inside();
+        let answer = match inside.state.service(&service) {
+            None => Err(Refused::NoService(service)),
+            Some(state) => admit(state, NOW, request, precondition).map(|changes| {
+                let changed = !changes.is_empty();
+                self.commit(&mut inside, &service, changes, &actor);
+                Done { revision: inside.state.service(&service).unwrap().revision, changed }
+            }),
+        };
+        (reply, answer)
+    }
+
+    /// What the judge says, acted on.
+    pub fn judged(&self, name: &str, mode: Mode, verdict: Verdict) {
+        let (name, mut inside) = (service(name), self.inside());
+        let standing = &inside.state.service(&name).unwrap().standing;
+        let changes = standing.handle(NOW, mode, Input::Judged(verdict)).unwrap();
+        self.commit(&mut inside, &name, changes, &Actor::judge());
+    }
+
+    /// What the workers saw: successes and failures of a version, the head after some microseconds.
+    pub fn saw(&self, name: &str, successes: u64, failures: u64, head_micros: u64) {
+        let mut seen = Tally { exposed: failures, ..Tally::default() };
+        for (class, times) in [(Class::Success, successes), (Class::Failure, failures)] {
+            (0..times).for_each(|_| tally(&mut seen, class, Some(head_micros), head_micros + 500));
+        }
+        let mut inside = self.inside();
+        inside.tallies.insert(version(name), Arc::new(seen));
+        self.draw(&inside);
+    }
+
+    /// What the coin did and where the evidence stands.
+    pub fn stands(&self, observed_share: f64, towards_1000: f64) {
+        let mut inside = self.inside();
+        inside.observed_share = Some(observed_share);
+        inside.reading.towards_1000 = towards_1000;
+        self.draw(&inside);
+    }
+
+    fn commit(&self, inside: &mut Inside, name: &ServiceName, changes: Vec<Change>, actor: &Actor) {
+        for change in changes {
+            let event = Event { service: name.clone(), change };
+            inside.state.apply(&event);
+            let (revision, at) = (inside.state.revision(), Timestamp::UNIX_EPOCH);
+            self.journal.append(Entry { revision, at, actor: actor.clone(), event, incident: None });
+        }
+        self.draw(inside);
+    }
+
+    fn draw(&self, inside: &Inside) {
+        let services = inside.state.services();
+        let services = services.map(|s| (s.definition.name.clone(), Arc::new(inside.service(s)))).collect();
+        self.view.store(Arc::new(View { revision: inside.state.revision(), services, ..View::default() }));
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap()
+    }
+}
+
+impl Inside {
+    fn service(&self, service: &ServiceState) -> ServiceView {
+        let (definition, standing) = (&service.definition, &service.standing);
+        ServiceView {
+            name: definition.name.clone(),
+            revision: service.revision,
+            routes: definition.routes.clone(),
+            stable: standing.stable.clone(),
+            canary: standing.canary.clone(),
+            weight: standing.weight,
+            observed_share: self.observed_share,
+            mode: definition.policy.mode,
+            exposure: standing.exposure,
+            hold: standing.hold,
+            probe: standing.probe,
+            reading: self.reading.clone(),
+            would_roll_back: standing.would_roll_back.as_ref().map(|conviction| conviction.because.clone()),
+            versions: definition.versions.iter().map(|version| self.version(service, version)).collect(),
+        }
+    }
+
+    fn version(&self, service: &ServiceState, version: &VersionDefinition) -> VersionView {
+        let standing = &service.standing;
+        let role = if version.name == standing.stable {
+            Some(Role::Stable)
+        } else {
+            (standing.canary.as_ref() == Some(&version.name)).then_some(Role::Canary)
+        };
+        let tally = self.tallies.get(&version.name).cloned().unwrap_or_default();
+        VersionView {
+            id: service.id(&version.name).unwrap(),
+            name: version.name.clone(),
+            role,
+            seal: standing.seal(&version.name).cloned(),
+            endpoints: version.endpoints.iter().map(endpoint).collect(),
+            recent: tally.clone(),
+            all: tally,
+            forced: 0,
+        }
+    }
+}
+
+fn endpoint(authority: &Arc<str>) -> EndpointView {
+    let address = authority.parse().unwrap();
+    let resolved = vec![Arc::new(Endpoint::new(EndpointId(1), authority.clone(), address))];
+    EndpointView { authority: authority.clone(), resolved }
+}
+
+/// The whole admin side of a proxy on a thread of its own, for clients that block. Ends with the process.
+pub fn served(definitions: impl IntoIterator<Item = Definition>) -> (Arc<Engine>, SocketAddr) {
+    let (engine, control, commands) = Engine::new(definitions);
+    let listener = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = listener.local_addr().unwrap();
+    let running = engine.clone().run(commands);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.spawn(running);
+        runtime.block_on(serve(listener, control, Arc::new(Readiness::default()), std::future::pending())).unwrap();
+    });
+    (engine, address)
+}

@@ -1,0 +1,275 @@
+//! The JSON of the API, both ways: written by the server, read by the command line. The names are a promise.
+
+use serde::{Deserialize, Serialize};
+
+pub use super::caller::{ACTOR, REASON};
+pub use super::problem::{FieldError, Problem};
+use crate::control::journal::Journal;
+pub use crate::control::journal::{Actor, Entry, Incident};
+use crate::control::view::{EndpointView, ServiceView, VersionView};
+use crate::domain::judge::{Conviction, Hold, Mode, Reading};
+use crate::domain::names::{ServiceName, VersionName};
+use crate::domain::outcome::Classes;
+use crate::domain::split::{Role, Weight};
+use crate::domain::standing::{Change, Seal};
+use crate::domain::window::Latencies;
+
+/// `GET /v1/services`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Services {
+    pub services: Vec<Service>,
+}
+
+/// `GET /v1/services/{service}`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    pub name: ServiceName,
+    /// Of the last change; the `ETag`.
+    pub revision: u64,
+    pub routes: Vec<Route>,
+    pub stable: VersionName,
+    pub canary: Option<VersionName>,
+    /// Intent: the canary's.
+    pub weight: Weight,
+    /// What the coin really gave the canary over the last minute, 0 to 1; null when nothing was drawn.
+    pub share: Option<f64>,
+    pub mode: Mode,
+    pub evidence: Reading,
+    /// Something is over its limit, and the verdict is held back.
+    pub hold: Option<Hold>,
+    pub probe: Option<Probe>,
+    /// In mode `observe`: the verdict that would have been acted on.
+    pub would_roll_back: Option<String>,
+    pub versions: Vec<Version>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub host: String,
+    pub path_prefix: String,
+}
+
+/// The canary is at half weight for a while, to have something to compare it with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    pub back_to: Weight,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    pub name: VersionName,
+    /// Null: listed, but neither stable nor canary.
+    pub role: Option<Role>,
+    /// Null: not sealed.
+    pub sealed: Option<Sealed>,
+    /// Intent.
+    pub weight: Weight,
+    /// What it really got over the last minute, 0 to 1; null when unknown.
+    pub share: Option<f64>,
+    pub endpoints: Vec<Endpoint>,
+    pub counts: Counts,
+    /// Failures among what says something about the version, over the last minute, 0 to 1; null when nothing does.
+    pub error_rate: Option<f64>,
+    /// To the response head, over the last minute; null without a response.
+    pub latency_ms: Option<Latency>,
+}
+
+/// Why a version gets no traffic until a person unseals it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// `judge`, or the person.
+    pub by: String,
+    pub why: String,
+    /// The judge's numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conviction: Option<Conviction>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// As declared.
+    pub authority: String,
+    /// As resolved.
+    pub addresses: Vec<String>,
+    /// Attempts under way.
+    pub in_flight: u64,
+}
+
+/// Attempts by class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub last_minute: Classes,
+    /// Since the process started.
+    pub total: Classes,
+    /// Pinned requests since the process started: never evidence.
+    pub forced: u64,
+    /// Failures that another version's answer hid from the client, since the process started.
+    pub shielded: u64,
+    /// Failures that a client saw, since the process started.
+    pub exposed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p99_9: f64,
+}
+
+/// `GET /v1/services/{service}/split`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Split {
+    pub service: ServiceName,
+    pub revision: u64,
+    pub stable: VersionName,
+    pub canary: Option<VersionName>,
+    pub weight: Weight,
+    pub share: Option<f64>,
+    /// Versions that get no traffic until a person unseals them.
+    pub sealed: Vec<VersionName>,
+}
+
+/// The answer to every change: the split as it is now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// False: everything already was as asked for.
+    pub changed: bool,
+    #[serde(flatten)]
+    pub split: Split,
+}
+
+/// `PATCH /v1/services/{service}/split`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitPatch {
+    pub weight: Weight,
+}
+
+/// `POST /v1/services/{service}:unseal`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unseal {
+    /// May be left out when exactly one version is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionName>,
+}
+
+/// `POST /v1/services/{service}:promote`: nothing to say yet, and nothing said is not ignored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {}
+
+/// `GET /health`, `GET /ready`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    pub status: String,
+}
+
+impl Service {
+    /// The journal knows who sealed a version and why, which the view does not.
+    #[must_use]
+    pub fn of(view: &ServiceView, journal: &Journal) -> Service {
+        Service {
+            name: view.name.clone(),
+            revision: view.revision,
+            routes: view.routes.iter().map(Route::of).collect(),
+            stable: view.stable.clone(),
+            canary: view.canary.clone(),
+            weight: view.weight,
+            share: view.observed_share,
+            mode: view.mode,
+            evidence: view.reading.clone(),
+            hold: view.hold,
+            probe: view.probe.map(|probe| Probe { back_to: probe.back_to }),
+            would_roll_back: view.would_roll_back.clone(),
+            versions: view.versions.iter().map(|version| Version::of(view, version, journal)).collect(),
+        }
+    }
+}
+
+impl Route {
+    fn of(route: &crate::domain::route::Route) -> Route {
+        Route { host: route.host.to_string(), path_prefix: route.path_prefix.clone() }
+    }
+}
+
+impl Version {
+    fn of(service: &ServiceView, version: &VersionView, journal: &Journal) -> Version {
+        Version {
+            name: version.name.clone(),
+            role: version.role,
+            sealed: version.seal.as_ref().map(|seal| Sealed::of(seal, service, version, journal)),
+            weight: service.weight_of(version.role),
+            share: service.observed_share_of(version.role),
+            endpoints: version.endpoints.iter().map(Endpoint::of).collect(),
+            counts: Counts {
+                last_minute: version.recent.classes,
+                total: version.all.classes,
+                forced: version.forced,
+                shielded: version.all.shielded,
+                exposed: version.all.exposed,
+            },
+            error_rate: version.recent.classes.error_rate(),
+            latency_ms: Latency::of(&version.recent.head),
+        }
+    }
+}
+
+impl Sealed {
+    fn of(seal: &Seal, service: &ServiceView, version: &VersionView, journal: &Journal) -> Sealed {
+        match seal {
+            Seal::Judge(conviction) => Sealed {
+                by: Actor::judge().name,
+                why: conviction.because.clone(),
+                conviction: Some(conviction.clone()),
+            },
+            Seal::Person => {
+                let aborted = |entry: &Entry| {
+                    entry.event.service == service.name
+                        && matches!(&entry.event.change, Change::Aborted { version: of, .. } if *of == version.name)
+                };
+                let actor = journal.newest(aborted).map(|entry| entry.actor);
+                Sealed {
+                    by: actor.as_ref().map_or("a person", |actor| &actor.name).to_owned(),
+                    why: actor.and_then(|actor| actor.reason).unwrap_or_else(|| "aborted".to_owned()),
+                    conviction: None,
+                }
+            }
+        }
+    }
+}
+
+impl Endpoint {
+    fn of(view: &EndpointView) -> Endpoint {
+        Endpoint {
+            authority: view.authority.to_string(),
+            addresses: view.addresses().map(|address| address.to_string()).collect(),
+            in_flight: view.in_flight(),
+        }
+    }
+}
+
+impl Latency {
+    fn of(latencies: &Latencies) -> Option<Latency> {
+        #[expect(clippy::cast_precision_loss, reason = "at most an hour of microseconds")]
+        let at = |quantile| latencies.value_at_quantile(quantile) as f64 / 1_000.0;
+        let latency = || Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), p99_9: at(0.999) };
+        (!latencies.is_empty()).then(latency)
+    }
+}
+
+impl Split {
+    #[must_use]
+    pub fn of(view: &ServiceView) -> Split {
+        Split {
+            service: view.name.clone(),
+            revision: view.revision,
+            stable: view.stable.clone(),
+            canary: view.canary.clone(),
+            weight: view.weight,
+            share: view.observed_share,
+            sealed: view.sealed().cloned().collect(),
+        }
+    }
+}
