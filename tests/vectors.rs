@@ -215,7 +215,7 @@ impl Rails {
     fn state(&self, coin: f64) -> &'static str {
         let (canary, stable) = (self.canary.is_firing(), self.stable.is_firing());
         match () {
-            () if self.guard.convicts() => "rollback",
+            () if self.guard.convicts().is_some() => "rollback",
             () if canary && coin >= 1.0 => "probe",
             () if canary || stable => "hold",
             () if self.guard.generations() > 0 => "pending",

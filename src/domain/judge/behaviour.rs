@@ -171,7 +171,9 @@ impl Ended {
 /// Runs one scenario over many seeds; the middle of the exposures and of the times. Run with `--nocapture` to see it.
 fn median(name: &str, seeds: u64, scenario: impl Fn(u64) -> Ended) -> (u64, f64) {
     let mut runs: Vec<_> = (0..seeds).map(scenario).collect();
-    runs.iter().for_each(|run| assert!(!run.conviction().because.is_empty()));
+    for run in &runs {
+        assert!(!run.conviction().because.is_empty());
+    }
     runs.sort_by_key(|run| run.canary_routed);
     let exposed = runs[runs.len() / 2].canary_routed;
     runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
@@ -181,8 +183,10 @@ fn median(name: &str, seeds: u64, scenario: impl Fn(u64) -> Ended) -> (u64, f64)
     (exposed, middle.seconds)
 }
 
+/// `PENSTOCK_SEEDS=n` runs that many seeds of each scenario instead.
 fn never_worse(seeds: u64, seconds: u64, world: impl Fn(u64) -> World) {
-    for seed in 0..seeds {
+    let asked = std::env::var("PENSTOCK_SEEDS").ok().map(|seeds| seeds.parse().expect("PENSTOCK_SEEDS is a number"));
+    for seed in 0..asked.unwrap_or(seeds) {
         let ended = world(seed).until_worse(seconds);
         assert!(!matches!(ended.verdict, Verdict::Worse(_)), "seed {seed}, {} s: {:?}", ended.seconds, ended.verdict);
     }
@@ -320,6 +324,50 @@ fn identical_arms_are_never_told_apart() {
 }
 
 #[test]
+fn identical_arms_about_their_limit_are_never_told_apart() {
+    for failing in [0.05, 0.06, 0.1] {
+        never_worse(16, 300, |seed| World::new(seed, pick(&PERCENT, seed), 100, version(failing), version(failing)));
+    }
+}
+
+#[test]
+fn a_ramp_through_an_outage_of_both_arms_convicts_nobody() {
+    let down = |after| during(150, 500, always(End::Failed { after }), version(0.001));
+    let seeds = std::env::var("PENSTOCK_SEEDS").map_or(24, |seeds| seeds.parse().unwrap());
+    for seed in 0..seeds {
+        let (canary, stable) = if seed % 2 == 0 { (0, 50) } else { (50, 0) };
+        let mut world = World::new(seed, 5, pick(&RATES, seed / 2), down(canary), down(stable));
+        for step in [5, 10, 25, 50, 75, 95] {
+            world.weight = Weight::from_basis_points(step * 100).unwrap();
+            let ended = world.until_worse(10);
+            assert!(!matches!(ended.verdict, Verdict::Worse(_)), "seed {seed}, {step} %: {:?}", ended.verdict);
+        }
+    }
+}
+
+#[test]
+fn connections_that_die_with_all_their_requests_convict_nobody() {
+    never_worse(24, 300, |seed| {
+        let percent = pick(&PERCENT, seed);
+        // What a connection carries was drawn in the three ticks before, and half of the arm fails at once.
+        let dying = |arm| -> Version {
+            Box::new(move |luck, tick| {
+                let left = 3usize.saturating_sub(usize::try_from(tick % 50).unwrap());
+                let hit = left > 0 && luck.bool() && struck(seed, tick / 50, percent) == arm;
+                if hit { End::Failed { after: left } } else { version(0.001)(luck, tick) }
+            })
+        };
+        World::new(seed, percent, 100, dying(Role::Canary), dying(Role::Stable))
+    });
+}
+
+/// Which arm an accident strikes: the canary has its share of connections.
+fn struck(seed: u64, accident: u64, percent: u16) -> Role {
+    let mut luck = fastrand::Rng::with_seed(seed << 32 | accident);
+    if luck.u16(..100) < percent { Role::Canary } else { Role::Stable }
+}
+
+#[test]
 fn a_total_outage_of_both_arms_convicts_nobody_whichever_answers_first() {
     never_worse(96, 90, |seed| {
         let (from, to) = (100, 100 + 200 + seed * 4);
@@ -352,13 +400,26 @@ fn a_total_outage_of_both_arms_holds_the_rollout() {
 }
 
 #[test]
-fn an_accident_of_twenty_requests_now_and_then_convicts_nobody() {
-    never_worse(32, 300, |seed| {
-        let canary: Version = Box::new(move |luck, tick| {
-            let accident = tick % (200 + seed) == 0;
-            if accident || luck.f64() < 0.001 { FAILED } else { WELL }
-        });
-        World::new(seed, 10, 200, canary, version(0.001))
+fn one_accident_of_twenty_requests_convicts_nobody() {
+    never_worse(40, 60, |seed| {
+        let percent = pick(&PERCENT, seed);
+        let rate = 20_000 / usize::from(percent);
+        let canary = during(100, 101, always(FAILED), version(0.001));
+        World::new(seed, percent, rate, canary, version(0.001))
+    });
+}
+
+#[test]
+fn an_accident_in_every_other_second_convicts_nobody() {
+    never_worse(40, 60, |seed| {
+        let percent = pick(&PERCENT, seed);
+        let clumsy = |arm| -> Version {
+            Box::new(move |luck, tick| {
+                let hit = tick % 20 == 0 && struck(seed, tick, percent) == arm;
+                if hit { FAILED } else { version(0.001)(luck, tick) }
+            })
+        };
+        World::new(seed, percent, 400, clumsy(Role::Canary), clumsy(Role::Stable))
     });
 }
 

@@ -227,14 +227,14 @@ impl Judge {
     }
 
     fn by_outage(&self) -> Option<Conviction> {
-        let log_e = self.outage.log_e().filter(|_| self.outage.convicts())?;
+        let proof = self.outage.convicts()?;
         let threshold = self.outage.threshold();
         let because = format!(
             "the canary fails where stable does not, in {} groups of requests one after the other ({})",
-            self.outage.generations(),
-            evidence_and_need(log_e, threshold)
+            proof.generations,
+            evidence_and_need(proof.log_e, threshold)
         );
-        Some(self.conviction(Trigger::Outage, log_e, threshold, because))
+        Some(self.conviction(Trigger::Outage, proof.log_e, threshold, because))
     }
 
     fn by_evidence(&self) -> Conviction {

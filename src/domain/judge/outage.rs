@@ -118,6 +118,14 @@ fn failing(bad: u64, of: u64) -> bool {
     bad >= 1 && real(bad) >= FAILING * real(of)
 }
 
+/// The evidence at the tick at which there was enough of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Proof {
+    pub log_e: f64,
+    /// How many generations in a row it took.
+    pub generations: usize,
+}
+
 /// See the module's text.
 #[derive(Debug, Clone)]
 pub struct OutageGuard {
@@ -131,7 +139,7 @@ pub struct OutageGuard {
     /// Canary requests that ended in this tick, of whatever generation.
     canary_bad: u64,
     canary_ok: u64,
-    convicted: bool,
+    proof: Option<Proof>,
 }
 
 impl OutageGuard {
@@ -146,7 +154,7 @@ impl OutageGuard {
             now: 0,
             canary_bad: 0,
             canary_ok: 0,
-            convicted: false,
+            proof: None,
         }
     }
 
@@ -172,10 +180,10 @@ impl OutageGuard {
             return None;
         }
         self.close_if_done(coin);
-        let log_e = self.log_e();
-        self.convicted |= log_e.is_some_and(|log_e| log_e >= self.threshold);
+        let best = self.best();
+        self.proof = self.proof.or(best.filter(|best| best.log_e >= self.threshold));
         self.go_on(coin);
-        log_e
+        best.map(|best| best.log_e)
     }
 
     fn onset(&mut self, coin: f64) {
@@ -215,13 +223,19 @@ impl OutageGuard {
     }
 
     /// The largest product of stake and first generations; `None` when idle.
-    #[must_use]
-    pub fn log_e(&self) -> Option<f64> {
+    fn best(&self) -> Option<Proof> {
         let worths = self.play.iter().scan(self.log_stake, |log_e, group| {
             *log_e += group.log_gain();
             Some(*log_e)
         });
-        worths.reduce(f64::max)
+        let prefixes = (1..).zip(worths).map(|(generations, log_e)| Proof { log_e, generations });
+        prefixes.reduce(|best, next| if next.log_e > best.log_e { next } else { best })
+    }
+
+    /// The evidence now, as a logarithm; `None` when idle.
+    #[must_use]
+    pub fn log_e(&self) -> Option<f64> {
+        self.best().map(|best| best.log_e)
     }
 
     /// Natural logarithm of what convicts.
@@ -242,10 +256,10 @@ impl OutageGuard {
         self.play.len()
     }
 
-    /// Whether the evidence has ever been enough.
+    /// What convicts the canary: the evidence when it first was enough.
     #[must_use]
-    pub fn convicts(&self) -> bool {
-        self.convicted
+    pub fn convicts(&self) -> Option<Proof> {
+        self.proof
     }
 }
 
@@ -284,11 +298,11 @@ mod tests {
     fn three_generations_that_say_the_same_convict() {
         let mut guard = armed();
         for serial in 1..=3 {
-            assert!(!guard.convicts());
+            assert_eq!(guard.convicts(), None);
             guard.count(&flow(serial, 50, 50));
             guard.end_tick(0.5, 1);
         }
-        assert!(guard.convicts());
+        assert_eq!(guard.convicts().map(|proof| proof.generations), Some(3));
     }
 
     #[test]
@@ -298,7 +312,7 @@ mod tests {
             guard.count(&flow(serial, 50, 0));
             guard.end_tick(0.5, 1);
         }
-        assert!(!guard.convicts(), "stable has not answered at all");
+        assert_eq!(guard.convicts(), None, "stable has not answered at all");
     }
 
     #[test]
