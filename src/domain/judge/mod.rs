@@ -1,141 +1,399 @@
 //! The verdict on a canary, from counts alone.
+//!
+//! ```text
+//!   rows, by the tick in which the coin fell ──┬─> health    no endpoint accepts a connection, stable answers instead
+//!                                              ├─> outage    the canary is down and stable is not: generations of coins
+//!                                              ├─> settle ──┬─> evidence <─ bets   the comparison: failures, refusals
+//!                                              │  (in the   └─> limit's comparison without tolerance
+//!                                              │ coins' order)
+//!                                              └─> limit     each arm against a fixed share: holds and probes, and lets
+//!                                                            the comparison without tolerance act
+//!   verdict, first that holds: worse (health, outage, evidence, limit), hold (shared), probe, hold (canary), undecided
+//! ```
+//!
+//! **The idea.** The proxy flips the coin that sends a request to the canary, so it knows the chance that any one error
+//! falls on the canary if the canary is no worse. Errors are bets at known odds; a bankroll that grows a thousandfold
+//! says what no bad minute can say, since a bad minute hits both arms. See [`bets`] for the odds, [`evidence`] for the
+//! bankroll and why it may be looked at at every tick, [`outage`] for finding total failures in three ticks.
+//!
+//! **What the guarantee rests on.** Each counted request was drawn by an independent coin with the recorded weight (pins
+//! and retries are not counted, and a request is charged to the arm that was drawn). A good canary keeps within the
+//! tolerance at every moment. One arm does not break the other. Failures depend on one another only inside one slot.
+//!
+//! **The account.** A canary that is no worse than tolerated is convicted with probability at most [`ALPHA`] in an hour
+//! with five changes of weight. The tests run on different clocks, so their money is not added up but divided: the
+//! outage guard has [`ALPHA_OUTAGE`], the comparison of each configured limit [`ALPHA_LIMIT`], the comparison of the
+//! arms all the rest. Health needs none (a canary that cannot be reached while stable can is no matter of chance), nor
+//! do holds and probes, which convict nobody.
+//!
+//! **What it does not do.** It reads no clock, draws no luck and changes no weight: what follows from a verdict is the
+//! rollout's business. It does not compare latencies yet, except against a declared limit.
+
+pub mod bets;
+pub mod evidence;
+pub mod health;
+pub mod limit;
+pub mod logs;
+pub mod outage;
+mod policy;
+pub mod settle;
+mod verdict;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+pub use self::policy::{ErrorLimit, LatencyLimit, Mode, Policy};
+pub use self::verdict::{
+    ComparisonReading, Conviction, Family, FamilyReading, Hold, LimitReading, Limited, OutageReading, Reading, Seen,
+    Trigger, Verdict,
+};
 
+use self::bets::{Counts, Tolerance};
+use self::evidence::{Budget, Evidence};
+use self::health::Health;
+use self::limit::Limit;
+use self::outage::{Flow, OutageGuard};
+use self::settle::{Group, Ring, Slack};
 use super::split::Weight;
-use super::time::Tick;
-use super::window::{Drawn, Generation, Row};
+use super::time::{TICK, Tick};
+use super::window::{Arm, Drawn, Generation, Row};
 
-/// What an operator declares about rolling back.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Policy {
-    pub mode: Mode,
-    pub error_rate: Option<ErrorLimit>,
-    pub latency: Option<LatencyLimit>,
-}
+/// The chance of convicting a canary that is no worse than tolerated: one needless rollback in a thousand rollouts.
+pub const ALPHA: f64 = 0.001;
+/// The outage guard's share of it.
+pub const ALPHA_OUTAGE: f64 = 0.0002;
+/// The share of each configured limit's comparison without tolerance.
+pub const ALPHA_LIMIT: f64 = 0.0002;
 
-/// What the machine may do with its verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// Takes a bad canary's weight to zero.
-    #[default]
-    AbortOnly,
-    /// Judges and records, and leaves the weight alone.
-    Observe,
-}
+/// The families of the comparison: tolerance, share of its money, bad canary requests before it counts.
+const FAMILIES: [(Tolerance, f64, u64); 2] = [(Tolerance::ERRORS, 5.0, 3), (Tolerance::REFUSALS, 2.0, 3)];
+const NAMES: [Family; FAMILIES.len()] = [Family::Errors, Family::Refusals];
 
-/// An absolute limit on the share of failures.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ErrorLimit {
-    /// As a fraction.
-    pub above: f64,
-    pub window: Duration,
-}
-
-/// An absolute limit on a latency quantile.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LatencyLimit {
-    /// As a fraction: 0.99.
-    pub quantile: f64,
-    pub above: Duration,
-    pub window: Duration,
-}
-
-impl Default for Policy {
-    fn default() -> Policy {
-        let error_rate = ErrorLimit { above: 0.05, window: Duration::from_secs(10) };
-        Policy { mode: Mode::default(), error_rate: Some(error_rate), latency: None }
-    }
-}
-
-/// What the judge says at the end of a tick.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Verdict {
-    /// Not enough to say anything.
-    Undecided,
-    /// Something is over its limit, but the coin has not convicted the canary.
-    Hold(Hold),
-    /// Over its limit with too little stable traffic to compare with: lower the weight to a half for a while.
-    Probe,
-    /// Take the canary's traffic away.
-    Worse(Conviction),
-}
-
-/// Why a verdict is held back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Hold {
-    /// Stable is over the limit as well: a shared cause.
-    SharedDegradation,
-    /// The canary alone is over the limit, and the comparison has not decided yet.
-    CanaryOverLimit,
-}
-
-/// What convicted the canary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Trigger {
-    /// The comparison with stable.
-    #[default]
-    Evidence,
-    /// The outage guard: the canary is down and stable is not.
-    Outage,
-    /// An absolute limit, broken by the canary while stable keeps it.
-    Limit,
-    /// No endpoint of the canary accepts a connection.
-    Health,
-}
-
-/// The numbers behind a conviction.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Conviction {
-    pub trigger: Trigger,
-    /// Natural logarithm of the evidence; infinite evidence (health) is stated as the threshold.
-    pub log_e: f64,
-    /// Natural logarithm of what was needed.
-    pub threshold: f64,
-    /// One sentence for people.
-    pub because: String,
-}
-
-/// Where the evidence stands now, for people.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Reading {
-    /// Evidence of the strongest of the tests, scaled so that 1000 rolls back.
-    pub towards_1000: f64,
-}
+/// What has not ended after ten seconds is decided without it.
+const PATIENCE: u64 = 100;
+/// Longest latency limit that is waited for.
+const LONGEST_LIMIT: Duration = Duration::from_secs(60);
+/// The shown evidence ends here: what is above convicted long ago.
+const SHOWN: f64 = 1e9;
 
 /// Judges one exposure.
 #[derive(Debug)]
-pub struct Judge {}
+pub struct Judge {
+    last: Option<Tick>,
+    canary: Seen,
+    stable: Seen,
+    health: Health,
+    outage: OutageGuard,
+    slots: Ring,
+    comparison: Evidence,
+    errors: Option<Limit>,
+    latency: Option<(Ring, Limit)>,
+    convicted: Option<Conviction>,
+    hold: Option<Hold>,
+}
 
 impl Judge {
     #[must_use]
-    pub fn new(_policy: &Policy) -> Judge {
-        Judge {}
+    pub fn new(policy: &Policy) -> Judge {
+        let limits = u8::from(policy.error_rate.is_some()) + u8::from(policy.latency.is_some());
+        let alpha = ALPHA - ALPHA_OUTAGE - f64::from(limits) * ALPHA_LIMIT;
+        Judge {
+            last: None,
+            canary: Seen::default(),
+            stable: Seen::default(),
+            health: Health::default(),
+            outage: OutageGuard::new(ALPHA_OUTAGE),
+            slots: Ring::new(Slack::Hundredth, PATIENCE),
+            comparison: Evidence::new(Budget::of(alpha), &FAMILIES),
+            errors: policy.error_rate.map(|limit| Limit::new(limit.above, limit.window, ALPHA_LIMIT)),
+            latency: policy.latency.map(|limit| {
+                let ring = Ring::new(Slack::None, patience(limit.above));
+                (ring, Limit::new(1.0 - limit.quantile, limit.window, ALPHA_LIMIT))
+            }),
+            convicted: None,
+            hold: None,
+        }
     }
 
     /// Ends tick `now`, in which the weight was `weight`: `rows` is everything the workers reported since the last call.
-    pub fn tick<'a>(
-        &mut self,
-        _now: Tick,
-        _weight: Weight,
-        _rows: impl Iterator<Item = (&'a Drawn, &'a Row)>,
-    ) -> Verdict {
-        Verdict::Undecided
+    pub fn tick<'a>(&mut self, now: Tick, weight: Weight, rows: impl Iterator<Item = (&'a Drawn, &'a Row)>) -> Verdict {
+        let ticks = self.last.replace(now).map_or(1, |last| now.since(last));
+        self.advance(now, weight);
+        let ended = self.count(rows);
+        if let Some(limit) = &mut self.errors {
+            limit.watch(now, &ended, logs::real(ticks) * TICK.as_secs_f64());
+        }
+        self.health.end_tick();
+        self.outage.end_tick(weight.fraction(), ticks);
+        let compared = self.settle(now);
+        self.settle_latency(now);
+        self.decide(weight, compared)
+    }
+
+    fn advance(&mut self, now: Tick, weight: Weight) {
+        self.slots.advance(now, weight);
+        if let Some((slots, _)) = &mut self.latency {
+            slots.advance(now, weight);
+        }
+    }
+
+    /// Hands every row to the tests; returns what ended, whenever it was drawn.
+    fn count<'a>(&mut self, rows: impl Iterator<Item = (&'a Drawn, &'a Row)>) -> Counts {
+        let mut all = Counts::default();
+        for (drawn, row) in rows {
+            let ended = failures(row);
+            all.canary_bad += ended.canary_bad;
+            all.canary_ok += ended.canary_ok;
+            all.stable_bad += ended.stable_bad;
+            all.stable_ok += ended.stable_ok;
+            self.health.count(drawn.tick, row);
+            self.outage.count(&flow(drawn, row, ended));
+            self.slots.count(drawn, row);
+            if let Some((slots, _)) = &mut self.latency {
+                slots.count(drawn, row);
+            }
+        }
+        self.canary.add(all.canary_bad, all.canary_ok);
+        self.stable.add(all.stable_bad, all.stable_ok);
+        all
+    }
+
+    /// Compares the arms in every slot that is settled by now. Evidence counts at the slot in which it is reached.
+    fn settle(&mut self, now: Tick) -> Option<Conviction> {
+        let mut conviction = None;
+        while let Some(slot) = self.slots.settled(now) {
+            if slot.changed {
+                self.comparison.weight_changed();
+            }
+            for group in &slot.groups {
+                self.comparison.toss(0, group.weight.fraction(), &group.failures());
+                self.comparison.toss(1, group.weight.fraction(), &group.refusals());
+            }
+            self.comparison.end_slot(slot.seconds());
+            if let Some(limit) = &mut self.errors {
+                limit.compare(&slot, Group::failures);
+            }
+            if conviction.is_none() && self.comparison.convicts() {
+                conviction = Some(self.by_evidence());
+            }
+        }
+        conviction
+    }
+
+    /// Puts every slot in which it is known what was over the latency limit against that limit.
+    fn settle_latency(&mut self, now: Tick) {
+        let Some((slots, limit)) = &mut self.latency else { return };
+        while let Some(slot) = slots.settled(now) {
+            let mut over = Counts::default();
+            for counts in slot.groups.iter().map(Group::over) {
+                over.canary_bad += counts.canary_bad;
+                over.canary_ok += counts.canary_ok;
+                over.stable_bad += counts.stable_bad;
+                over.stable_ok += counts.stable_ok;
+            }
+            limit.watch(slot.last, &over, slot.seconds());
+            limit.compare(&slot, Group::over);
+        }
+    }
+
+    fn decide(&mut self, weight: Weight, compared: Option<Conviction>) -> Verdict {
+        if self.convicted.is_none() {
+            self.convicted = self.by_health().or_else(|| self.by_outage()).or(compared).or_else(|| self.by_limit());
+        }
+        if let Some(conviction) = &self.convicted {
+            self.hold = None;
+            return Verdict::Worse(conviction.clone());
+        }
+        // An arm that gets no requests cannot recover in its account, and cannot be over a limit either.
+        let canary = !weight.is_zero() && self.limits().any(|(_, limit)| limit.canary_fires());
+        let stable = weight < Weight::FULL && self.limits().any(|(_, limit)| limit.stable_fires());
+        let verdict = match (stable, canary) {
+            (true, _) => Verdict::Hold(Hold::SharedDegradation),
+            (false, true) if weight > Weight::HALF => Verdict::Probe,
+            (false, true) => Verdict::Hold(Hold::CanaryOverLimit),
+            (false, false) => Verdict::Undecided,
+        };
+        self.hold = if let Verdict::Hold(hold) = verdict { Some(hold) } else { None };
+        verdict
+    }
+
+    fn by_health(&self) -> Option<Conviction> {
+        let gone = self.health.convicts()?;
+        let because = format!(
+            "no endpoint of the canary accepts a connection, while stable answered {} of its requests within {:.1} s",
+            gone.rescued, gone.seconds
+        );
+        let enough = -ALPHA.ln();
+        Some(self.conviction(Trigger::Health, enough, enough, because))
+    }
+
+    fn by_outage(&self) -> Option<Conviction> {
+        let proof = self.outage.convicts()?;
+        let threshold = self.outage.threshold();
+        let because = format!(
+            "the canary fails where stable does not, in {} groups of requests one after the other ({})",
+            proof.generations,
+            evidence_and_need(proof.log_e, threshold)
+        );
+        Some(self.conviction(Trigger::Outage, proof.log_e, threshold, because))
+    }
+
+    fn by_evidence(&self) -> Conviction {
+        let (log_e, threshold) = (self.comparison.log_e().unwrap_or(f64::NEG_INFINITY), self.comparison.threshold());
+        let families = (0..FAMILIES.len()).filter(|family| self.comparison.counts(*family));
+        let strongest = families.max_by(|a, b| self.family_log_e(*a).total_cmp(&self.family_log_e(*b))).unwrap_or(0);
+        let what = match NAMES[strongest] {
+            Family::Errors => "errors on the canary",
+            Family::Refusals => "refusals (4xx) by the canary",
+        };
+        let because = format!(
+            "{what} are best explained by {} times the tolerated rate ({})",
+            self.comparison.best_times(strongest),
+            evidence_and_need(log_e, threshold)
+        );
+        self.conviction(Trigger::Evidence, log_e, threshold, because)
+    }
+
+    fn by_limit(&self) -> Option<Conviction> {
+        let (limited, limit) = self.limits().find(|(_, limit)| acts(limit) && limit.comparison().convicts())?;
+        let log_e = limit.comparison().log_e()?;
+        let threshold = limit.comparison().threshold();
+        let what = match limited {
+            Limited::Errors => "fail",
+            Limited::Latency => "fail or take longer than the latency limit",
+        };
+        let because = format!(
+            "more than {:.4}% of the canary's requests {what} and stable keeps that limit ({})",
+            limit.above() * 100.0,
+            evidence_and_need(log_e, threshold)
+        );
+        Some(self.conviction(Trigger::Limit, log_e, threshold, because))
+    }
+
+    fn conviction(&self, trigger: Trigger, log_e: f64, threshold: f64, because: String) -> Conviction {
+        Conviction { trigger, log_e, threshold, because, canary: self.canary, stable: self.stable }
+    }
+
+    fn limits(&self) -> impl Iterator<Item = (Limited, &Limit)> {
+        let errors = self.errors.iter().map(|limit| (Limited::Errors, limit));
+        errors.chain(self.latency.iter().map(|(_, limit)| (Limited::Latency, limit)))
+    }
+
+    fn family_log_e(&self, family: usize) -> f64 {
+        logs::sum(self.comparison.log_masses(family).into_iter())
     }
 
     /// The generation that requests routed from now on belong to.
     #[must_use]
     pub fn generation(&self) -> Generation {
-        Generation(0)
+        Generation(self.outage.open().unwrap_or(0))
     }
 
     #[must_use]
     pub fn reading(&self) -> Reading {
-        Reading::default()
+        Reading {
+            towards_1000: self.towards_1000(),
+            comparison: ComparisonReading {
+                log_e: self.comparison.log_e(),
+                threshold: self.comparison.threshold(),
+                families: (0..FAMILIES.len()).map(|family| self.family_reading(family)).collect(),
+            },
+            outage: OutageReading {
+                log_e: self.outage.log_e(),
+                threshold: self.outage.threshold(),
+                generations: self.outage.generations(),
+            },
+            limits: self.limits().map(|(limited, limit)| limit_reading(limited, limit)).collect(),
+            hold: self.hold,
+            canary: self.canary,
+            stable: self.stable,
+        }
+    }
+
+    fn towards_1000(&self) -> f64 {
+        if let Some(conviction) = &self.convicted {
+            return scaled(conviction.log_e, conviction.threshold);
+        }
+        let limits = self.limits().filter(|(_, limit)| acts(limit)).map(|(_, limit)| limit.comparison());
+        let compared = limits.chain([&self.comparison]).map(|test| (test.log_e(), test.threshold()));
+        let all = compared.chain([(self.outage.log_e(), self.outage.threshold())]);
+        all.filter_map(|(log_e, threshold)| Some(scaled(log_e?, threshold))).fold(0.0, f64::max)
+    }
+
+    fn family_reading(&self, family: usize) -> FamilyReading {
+        FamilyReading {
+            family: NAMES[family],
+            log_e: self.family_log_e(family),
+            counts: self.comparison.counts(family),
+            best_times: self.comparison.best_times(family),
+        }
     }
 }
+
+impl Seen {
+    fn add(&mut self, bad: u64, ok: u64) {
+        self.finished += bad + ok;
+        self.failed += bad;
+    }
+}
+
+/// A limit's comparison acts only while the canary breaks the limit and stable keeps it.
+fn acts(limit: &Limit) -> bool {
+    limit.canary_fires() && !limit.stable_fires()
+}
+
+/// What ended of a row, by whether it failed.
+fn failures(row: &Row) -> Counts {
+    let ok = |arm: &Arm| arm.ended.success + arm.ended.rejected;
+    Counts {
+        canary_bad: row.canary.ended.failure,
+        canary_ok: ok(&row.canary),
+        stable_bad: row.stable.ended.failure,
+        stable_ok: ok(&row.stable),
+    }
+}
+
+fn flow(drawn: &Drawn, row: &Row, ended: Counts) -> Flow {
+    Flow {
+        generation: drawn.generation.0,
+        coin: drawn.weight.fraction(),
+        canary_routed: row.canary.routed,
+        stable_routed: row.stable.routed,
+        ended,
+    }
+}
+
+/// Ticks until everything of a slot that is still unfinished is over the limit.
+fn patience(limit: Duration) -> u64 {
+    let millis = limit.min(LONGEST_LIMIT).as_millis().div_ceil(TICK.as_millis());
+    u64::try_from(millis).unwrap_or(u64::MAX) + 2
+}
+
+fn limit_reading(limited: Limited, limit: &Limit) -> LimitReading {
+    let [canary_log_e, stable_log_e] = limit.log_e();
+    LimitReading {
+        limited,
+        above: limit.above(),
+        canary_log_e,
+        stable_log_e,
+        canary_fires: limit.canary_fires(),
+        stable_fires: limit.stable_fires(),
+        log_e: limit.comparison().log_e(),
+        threshold: limit.comparison().threshold(),
+    }
+}
+
+/// Evidence on the scale on which 1000 convicts.
+fn scaled(log_e: f64, threshold: f64) -> f64 {
+    (log_e - threshold + 1000f64.ln()).exp().min(SHOWN)
+}
+
+fn evidence_and_need(log_e: f64, threshold: f64) -> String {
+    let needed = threshold.exp();
+    match log_e.exp() {
+        evidence if evidence < 1e6 => format!("evidence {evidence:.0}, needed {needed:.0}"),
+        _ => format!("evidence over a million, needed {needed:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod behaviour;

@@ -1,0 +1,48 @@
+//! What an operator declares about rolling back.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What an operator declares about rolling back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    pub mode: Mode,
+    pub error_rate: Option<ErrorLimit>,
+    pub latency: Option<LatencyLimit>,
+}
+
+/// What the machine may do with its verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Takes a bad canary's weight to zero.
+    #[default]
+    AbortOnly,
+    /// Judges and records, and leaves the weight alone.
+    Observe,
+}
+
+/// An absolute limit on the share of failures.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ErrorLimit {
+    /// As a fraction.
+    pub above: f64,
+    pub window: Duration,
+}
+
+/// An absolute limit on a latency quantile.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LatencyLimit {
+    /// As a fraction: 0.99.
+    pub quantile: f64,
+    pub above: Duration,
+    pub window: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        let error_rate = ErrorLimit { above: 0.05, window: Duration::from_secs(10) };
+        Policy { mode: Mode::default(), error_rate: Some(error_rate), latency: None }
+    }
+}

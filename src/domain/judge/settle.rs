@@ -1,0 +1,357 @@
+//! Outcomes in the order in which the coins fell.
+//!
+//! Arms that *fail at different speed* distort the first seconds of an outage that they share: the canary refuses in a
+//! millisecond, stable times out after thirty seconds, and by time of completion every visible error is the canary's.
+//! So counts are kept by routing tick and handed out slot by slot, in order, once next to nothing of a slot is
+//! unfinished; what never ended by then is decided in the stable arm's disfavour, for good.
+//!
+//! A slot is a few ticks long because in routing order one dying connection is smeared over all the ticks in which its
+//! requests were drawn: the slot makes one toss of it again. A change of weight ends a slot early.
+
+use std::collections::VecDeque;
+
+use super::bets::Counts;
+use crate::domain::outcome::Classes;
+use crate::domain::split::Weight;
+use crate::domain::time::{TICK, Tick};
+use crate::domain::window::{Arm, Drawn, Row};
+
+/// How many ticks are one toss, until there is a reference histogram to choose it by.
+const SLOT_TICKS: usize = 2;
+
+/// What is known of one arm's requests of one slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fates {
+    routed: u64,
+    ended: Classes,
+    over: u64,
+}
+
+impl Fates {
+    fn count(&mut self, arm: &Arm) {
+        self.routed += arm.routed;
+        self.ended.merge(&arm.ended);
+        self.over += arm.over;
+    }
+
+    fn merge(&mut self, other: &Fates) {
+        self.routed += other.routed;
+        self.ended.merge(&other.ended);
+        self.over += other.over;
+    }
+
+    /// Abandoned requests and those that we broke ourselves are taken out: they say nothing.
+    #[must_use]
+    pub fn unfinished(&self) -> u64 {
+        self.routed.saturating_sub(self.ended.total())
+    }
+}
+
+/// Requests of one slot that were drawn under one weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Group {
+    pub weight: Weight,
+    pub canary: Fates,
+    pub stable: Fates,
+}
+
+impl Group {
+    fn of(weight: Weight) -> Group {
+        Group { weight, canary: Fates::default(), stable: Fates::default() }
+    }
+
+    /// Failures; stable's unfinished requests are among them, the canary's are not.
+    #[must_use]
+    pub fn failures(&self) -> Counts {
+        self.against_stable(|ended| ended.failure)
+    }
+
+    /// Refusals (4xx); what is unfinished is charged to stable as well.
+    #[must_use]
+    pub fn refusals(&self) -> Counts {
+        self.against_stable(|ended| ended.rejected)
+    }
+
+    /// Failures and what took longer than the limit: whatever is unfinished when it is handed out is that, in both arms.
+    #[must_use]
+    pub fn over(&self) -> Counts {
+        let bad = |arm: &Fates| arm.ended.failure + arm.over.min(arm.ended.success + arm.ended.rejected);
+        let [canary, stable] = [&self.canary, &self.stable];
+        Counts {
+            canary_bad: bad(canary) + canary.unfinished(),
+            canary_ok: canary.ended.judged() - bad(canary),
+            stable_bad: bad(stable) + stable.unfinished(),
+            stable_ok: stable.ended.judged() - bad(stable),
+        }
+    }
+
+    fn against_stable(&self, bad: impl Fn(&Classes) -> u64) -> Counts {
+        let (canary, stable) = (&self.canary.ended, &self.stable.ended);
+        Counts {
+            canary_bad: bad(canary),
+            canary_ok: canary.judged() - bad(canary) + self.canary.unfinished(),
+            stable_bad: bad(stable) + self.stable.unfinished(),
+            stable_ok: stable.judged() - bad(stable),
+        }
+    }
+}
+
+/// Consecutive ticks, settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    pub last: Tick,
+    pub ticks: u64,
+    /// The weight was another one in the slot before.
+    pub changed: bool,
+    /// By weight, in no particular order; a change of weight within a tick leaves more than one.
+    pub groups: Vec<Group>,
+}
+
+impl Slot {
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        super::logs::real(self.ticks) * TICK.as_secs_f64()
+    }
+}
+
+/// When a slot may be handed out before its time is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slack {
+    /// As soon as at most a hundredth of either arm is unfinished: one slow request must not hold up a busy slot.
+    Hundredth,
+    /// Not before everything has ended.
+    None,
+}
+
+#[derive(Debug)]
+struct Entry {
+    weight: Weight,
+    groups: Vec<Group>,
+}
+
+/// The ticks that are not settled yet: at most twice the patience, and older ones are not remembered.
+#[derive(Debug)]
+pub struct Ring {
+    slack: Slack,
+    /// Ticks after which a slot is handed out whatever is still missing.
+    patience: u64,
+    first: Tick,
+    entries: VecDeque<Entry>,
+    last_weight: Option<Weight>,
+}
+
+impl Ring {
+    #[must_use]
+    pub fn new(slack: Slack, patience: u64) -> Ring {
+        Ring { slack, patience, first: Tick(0), entries: VecDeque::new(), last_weight: None }
+    }
+
+    /// Notes that tick `now` has ended and had that weight. The first call says where time begins; after a gap longer
+    /// than the patience it begins anew, which loses evidence for and against alike.
+    pub fn advance(&mut self, now: Tick, weight: Weight) {
+        let known_until = Tick(self.first.0 + self.entries.len() as u64);
+        let fresh = self.entries.is_empty() && self.last_weight.is_none();
+        if fresh || now.since(known_until) > self.patience {
+            self.entries.clear();
+            self.first = now;
+        }
+        if let Some(entry) = self.entry(now, weight) {
+            entry.weight = weight;
+        }
+    }
+
+    /// Counts what became known of requests drawn in one tick; those of a tick that is settled change nothing any more.
+    pub fn count(&mut self, drawn: &Drawn, row: &Row) {
+        let Some(entry) = self.entry(drawn.tick, drawn.weight) else { return };
+        let group = group_of(&mut entry.groups, drawn.weight);
+        group.canary.count(&row.canary);
+        group.stable.count(&row.stable);
+    }
+
+    fn entry(&mut self, tick: Tick, weight: Weight) -> Option<&mut Entry> {
+        let index = usize::try_from(tick.0.checked_sub(self.first.0)?).ok()?;
+        if index as u64 > 2 * self.patience {
+            return None;
+        }
+        while self.entries.len() <= index {
+            self.entries.push_back(Entry { weight, groups: Vec::new() });
+        }
+        self.entries.get_mut(index)
+    }
+
+    /// The next slot, if it is settled; to be asked until there is none.
+    pub fn settled(&mut self, now: Tick) -> Option<Slot> {
+        let length = self.next_slot(now)?;
+        let last = Tick(self.first.0 + length as u64 - 1);
+        if now.since(last) < self.patience && !self.is_finished(length) {
+            return None;
+        }
+        Some(self.hand_out(length, last))
+    }
+
+    /// How many ticks the next slot has; `None` while it may still grow.
+    fn next_slot(&self, now: Tick) -> Option<usize> {
+        let over = usize::try_from((now.0 + 1).saturating_sub(self.first.0)).unwrap_or(usize::MAX);
+        let weight = self.entries.front()?.weight;
+        let known = self.entries.iter().take(over.min(SLOT_TICKS + 1));
+        let same = known.clone().take_while(|entry| entry.weight == weight).count();
+        if same >= SLOT_TICKS { Some(SLOT_TICKS) } else { (same < known.count()).then_some(same) }
+    }
+
+    fn is_finished(&self, length: usize) -> bool {
+        let groups = || self.entries.iter().take(length).flat_map(|entry| &entry.groups);
+        let finished = |arm: fn(&Group) -> &Fates| {
+            let drawn: u64 = groups().map(|group| arm(group).routed).sum();
+            let unfinished: u64 = groups().map(|group| arm(group).unfinished()).sum();
+            match self.slack {
+                Slack::Hundredth => unfinished <= drawn / 100,
+                Slack::None => unfinished == 0,
+            }
+        };
+        finished(|group| &group.canary) && finished(|group| &group.stable)
+    }
+
+    fn hand_out(&mut self, length: usize, last: Tick) -> Slot {
+        let mut groups = Vec::new();
+        let mut weight = self.last_weight;
+        for entry in self.entries.drain(..length) {
+            weight = Some(entry.weight);
+            for from in entry.groups {
+                let into = group_of(&mut groups, from.weight);
+                into.canary.merge(&from.canary);
+                into.stable.merge(&from.stable);
+            }
+        }
+        let changed = self.last_weight.is_some_and(|last| Some(last) != weight);
+        self.last_weight = weight;
+        self.first = last.next();
+        Slot { last, ticks: length as u64, changed, groups }
+    }
+}
+
+fn group_of(groups: &mut Vec<Group>, weight: Weight) -> &mut Group {
+    let index = groups.iter().position(|group| group.weight == weight).unwrap_or_else(|| {
+        groups.push(Group::of(weight));
+        groups.len() - 1
+    });
+    &mut groups[index]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::names::Exposure;
+    use crate::domain::window::Generation;
+
+    const HALF: Weight = Weight::HALF;
+    const FULL: Weight = Weight::FULL;
+
+    fn drawn(tick: u64, weight: Weight) -> Drawn {
+        Drawn { exposure: Exposure(1), tick: Tick(tick), weight, generation: Generation(0) }
+    }
+
+    fn routed(stable: u64, canary: u64) -> Row {
+        let arm = |routed| Arm { routed, ..Arm::default() };
+        Row { stable: arm(stable), canary: arm(canary) }
+    }
+
+    fn ended(stable: Classes, canary: Classes) -> Row {
+        let arm = |ended| Arm { ended, ..Arm::default() };
+        Row { stable: arm(stable), canary: arm(canary) }
+    }
+
+    fn well(success: u64) -> Classes {
+        Classes { success, ..Classes::default() }
+    }
+
+    fn ring(weights: &[Weight]) -> Ring {
+        let mut ring = Ring::new(Slack::Hundredth, 100);
+        for (tick, weight) in (1..).zip(weights) {
+            ring.advance(Tick(tick), *weight);
+        }
+        ring
+    }
+
+    #[test]
+    fn a_slot_waits_for_its_second_tick_and_its_last_request() {
+        let mut ring = ring(&[HALF]);
+        ring.count(&drawn(1, HALF), &routed(1, 0));
+        assert_eq!(ring.settled(Tick(1)), None);
+        ring.advance(Tick(2), HALF);
+        assert_eq!(ring.settled(Tick(2)), None);
+        ring.count(&drawn(1, HALF), &ended(well(1), well(0)));
+        let slot = ring.settled(Tick(2)).unwrap();
+        assert_eq!((slot.ticks, slot.groups[0].failures().stable_ok), (2, 1));
+    }
+
+    #[test]
+    fn one_slow_request_in_a_hundred_does_not_hold_up_a_slot() {
+        let mut ring = ring(&[HALF, HALF]);
+        ring.count(&drawn(1, HALF), &routed(100, 0));
+        ring.count(&drawn(1, HALF), &ended(well(99), well(0)));
+        assert_eq!(ring.settled(Tick(2)).unwrap().groups[0].failures().stable_bad, 1);
+    }
+
+    #[test]
+    fn after_ten_seconds_what_is_unfinished_is_stables_failure_and_not_the_canarys() {
+        let mut ring = ring(&[HALF, HALF]);
+        ring.count(&drawn(1, HALF), &routed(7, 3));
+        assert_eq!(ring.settled(Tick(101)), None);
+        let slot = ring.settled(Tick(102)).unwrap();
+        assert_eq!(slot.groups[0].failures(), Counts { canary_ok: 3, stable_bad: 7, ..Counts::default() });
+        assert_eq!(slot.groups[0].refusals(), slot.groups[0].failures());
+        assert_eq!(slot.groups[0].over(), Counts { canary_bad: 3, stable_bad: 7, ..Counts::default() });
+    }
+
+    #[test]
+    fn what_a_client_abandoned_counts_for_nobody() {
+        let mut ring = ring(&[HALF, HALF]);
+        ring.count(&drawn(1, HALF), &routed(1, 1));
+        let gone = Classes { abandoned: 1, ..Classes::default() };
+        let ours = Classes { ours: 1, ..Classes::default() };
+        ring.count(&drawn(1, HALF), &ended(gone, ours));
+        assert_eq!(ring.settled(Tick(2)).unwrap().groups[0].failures(), Counts::default());
+    }
+
+    #[test]
+    fn a_change_of_weight_ends_a_slot_and_marks_the_next() {
+        let mut ring = ring(&[HALF, FULL, FULL]);
+        let slots: Vec<_> =
+            std::iter::from_fn(|| ring.settled(Tick(3))).map(|slot| (slot.ticks, slot.changed)).collect();
+        assert_eq!(slots, [(1, false), (2, true)]);
+    }
+
+    #[test]
+    fn requests_of_two_weights_in_one_tick_are_kept_apart() {
+        let mut ring = ring(&[HALF, HALF]);
+        ring.count(&drawn(2, HALF), &ended(well(1), well(1)));
+        ring.count(&drawn(2, FULL), &ended(well(0), well(1)));
+        assert_eq!(ring.settled(Tick(2)).unwrap().groups.len(), 2);
+    }
+
+    #[test]
+    fn a_slot_never_overtakes_an_earlier_one() {
+        let mut ring = ring(&[HALF; 4]);
+        ring.count(&drawn(1, HALF), &routed(1, 0));
+        ring.count(&drawn(3, HALF), &routed(1, 0));
+        ring.count(&drawn(3, HALF), &ended(well(1), well(0)));
+        assert_eq!(ring.settled(Tick(4)), None);
+    }
+
+    #[test]
+    fn what_ends_after_its_slot_was_settled_changes_nothing() {
+        let mut ring = ring(&[HALF, HALF]);
+        ring.settled(Tick(2)).unwrap();
+        ring.count(&drawn(1, HALF), &ended(well(0), Classes { failure: 9, ..Classes::default() }));
+        ring.advance(Tick(4), HALF);
+        assert_eq!(ring.settled(Tick(4)).unwrap().groups, []);
+    }
+
+    #[test]
+    fn memory_stays_bounded_however_long_the_caller_sleeps() {
+        let mut ring = ring(&[HALF; 4]);
+        ring.advance(Tick(1_000_000), HALF);
+        ring.count(&drawn(9_000_000, HALF), &routed(1, 1));
+        assert_eq!(ring.entries.len(), 1);
+    }
+}
