@@ -1,4 +1,19 @@
 //! The control plane: takes batches in, decides, and publishes snapshots.
+//!
+//! ```text
+//!  link::Batch ──▶ collector ──▶ engine ──▶ link::Snapshot        (published first when exposure falls)
+//!                   (windows)    │  ▲  │
+//!         domain::judge ◀────────┘  │  └──▶ journal, view         (what the API and people see)
+//!         domain::standing          │
+//!                        command ───┘ resolver
+//!                        (the API asks)   (names to addresses)
+//! ```
+//!
+//! The engine is the only one that changes anything, and what it decides by is pure: it lives in `domain`.
+
+pub mod collector;
 pub mod command;
+pub mod engine;
 pub mod journal;
+pub mod resolver;
 pub mod view;

@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::collector::Collector;
+use super::journal::{Actor, Incident};
 use crate::domain::judge::{Hold, Mode, Reading};
 use crate::domain::names::{Exposure, ServiceName, VersionId, VersionName};
 use crate::domain::pool::Endpoint;
 use crate::domain::route::Route;
+use crate::domain::snapshot::Snapshot;
 use crate::domain::split::{Role, Weight};
-use crate::domain::standing::{Probe, Seal};
+use crate::domain::standing::{Change, Probe, Seal};
+use crate::domain::state::{Event, ServiceState};
+use crate::domain::time::Tick;
 use crate::domain::window::Tally;
 
 /// A picture of everything, as of one tick.
@@ -111,5 +116,101 @@ impl EndpointView {
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.resolved.iter().map(|endpoint| u64::from(endpoint.in_flight())).sum()
+    }
+}
+
+impl ServiceView {
+    /// Puts together what is known of a service as of a tick.
+    pub(super) fn draw(
+        service: &ServiceState,
+        snapshot: &Snapshot,
+        reading: Reading,
+        collector: &mut Collector,
+        now: Tick,
+    ) -> ServiceView {
+        let (definition, standing) = (&service.definition, &service.standing);
+        let versions = definition.versions.iter().filter_map(|version| {
+            let id = service.id(&version.name)?;
+            Some(VersionView {
+                id,
+                name: version.name.clone(),
+                role: standing.role(&version.name),
+                seal: standing.seal(&version.name).cloned(),
+                endpoints: endpoints(&version.endpoints, snapshot, id),
+                recent: Arc::new(collector.figures(id).window.recent(now)),
+                all: Arc::new(collector.figures(id).window.all().clone()),
+                forced: collector.figures(id).forced,
+            })
+        });
+        let versions: Vec<VersionView> = versions.collect();
+        let mut drawn = |role| {
+            let version = versions.iter().find(|version| version.role == Some(role))?;
+            Some(collector.figures(version.id).drawn.recent(now).classes.success)
+        };
+        ServiceView {
+            observed_share: share(drawn(Role::Stable), drawn(Role::Canary)),
+            name: definition.name.clone(),
+            revision: service.revision,
+            routes: definition.routes.clone(),
+            stable: standing.stable.clone(),
+            canary: standing.canary.clone(),
+            weight: standing.weight,
+            mode: definition.policy.mode,
+            exposure: standing.exposure,
+            hold: standing.hold,
+            probe: standing.probe,
+            reading,
+            would_roll_back: standing.would_roll_back.as_ref().map(|conviction| conviction.because.clone()),
+            versions,
+        }
+    }
+}
+
+/// The canary's part of the coin-drawn requests; `None` without any, or without a canary.
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+fn share(stable: Option<u64>, canary: Option<u64>) -> Option<f64> {
+    let (stable, canary) = (stable?, canary?);
+    (stable + canary > 0).then(|| canary as f64 / (stable + canary) as f64)
+}
+
+fn endpoints(declared: &[Arc<str>], snapshot: &Snapshot, version: VersionId) -> Vec<EndpointView> {
+    let pool =
+        snapshot.services.iter().flat_map(|service| &service.versions).find(|v| v.id == version).map(|v| &v.pool);
+    let resolved = |authority: &Arc<str>| {
+        let all = pool.iter().flat_map(|pool| pool.endpoints.iter());
+        all.filter(|endpoint| endpoint.authority == *authority).cloned().collect()
+    };
+    declared
+        .iter()
+        .map(|authority| EndpointView { authority: authority.clone(), resolved: resolved(authority) })
+        .collect()
+}
+
+/// Says in the log what was decided.
+pub(super) fn log(event: &Event, actor: &Actor, incident: Option<&Incident>) {
+    let (service, actor) = (&event.service, &actor.name);
+    match &event.change {
+        Change::RolledBack { version, from, conviction } => {
+            let incident = incident.cloned().unwrap_or_default();
+            tracing::error!(
+                %service, %version, %from, trigger = %conviction.trigger, because = conviction.because,
+                canary_requests = incident.canary_requests, exposed_failures = incident.exposed_failures,
+                detection_ms = incident.detection_ms, "rolled back and sealed"
+            );
+        }
+        Change::WouldRollBack { version, conviction } => {
+            tracing::warn!(
+                %service, %version, trigger = %conviction.trigger, because = conviction.because,
+                "would have rolled back, if not only observing"
+            );
+        }
+        Change::HoldBegan { reason } => tracing::warn!(%service, ?reason, "verdict held"),
+        Change::HoldEnded => tracing::info!(%service, "verdict no longer held"),
+        Change::WeightSet { version, from, to } => tracing::info!(%service, %version, %from, %to, actor, "weight set"),
+        Change::ProbeBegan { version, from, to, .. } => tracing::warn!(%service, %version, %from, %to, "probe began"),
+        Change::ProbeEnded { version, from, to } => tracing::warn!(%service, %version, %from, %to, "probe ended"),
+        Change::Promoted { version, replaced } => tracing::info!(%service, %version, %replaced, actor, "promoted"),
+        Change::Aborted { version, from } => tracing::warn!(%service, %version, %from, actor, "aborted and sealed"),
+        Change::Unsealed { version } => tracing::warn!(%service, %version, actor, "unsealed"),
     }
 }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::judge::{Conviction, Hold, Mode, Verdict};
 use super::names::{Exposure, VersionName};
-use super::split::Weight;
+use super::split::{Role, Weight};
 use super::time::Moment;
 
 /// How long a probe may keep the canary at half weight.
@@ -144,6 +144,15 @@ impl Standing {
     #[must_use]
     pub fn seal(&self, version: &VersionName) -> Option<&Seal> {
         self.seals.get(version)
+    }
+
+    #[must_use]
+    pub fn role(&self, version: &VersionName) -> Option<Role> {
+        match version {
+            stable if *stable == self.stable => Some(Role::Stable),
+            canary if Some(canary) == self.canary.as_ref() => Some(Role::Canary),
+            _ => None,
+        }
     }
 
     /// Decides. Changes are to be applied in order; none means that everything already is as asked for.

@@ -43,10 +43,15 @@ impl Tick {
         Tick(self.0 + 1)
     }
 
+    #[must_use]
+    pub fn begin(self) -> Moment {
+        Moment(self.0 * TICK_MICROS)
+    }
+
     /// The first moment after this tick.
     #[must_use]
     pub fn end(self) -> Moment {
-        Moment((self.0 + 1) * TICK_MICROS)
+        self.next().begin()
     }
 
     /// Ticks from `earlier` to here; zero if `earlier` is later.

@@ -164,7 +164,9 @@ impl Rows {
 
     /// Those of one exposure, oldest tick first.
     pub fn of(&self, exposure: Exposure) -> impl Iterator<Item = (&Drawn, &Row)> {
-        self.0.iter().filter(move |(drawn, _)| drawn.exposure == exposure)
+        let first = Drawn { exposure, tick: Tick(0), weight: Weight::ZERO, generation: Generation(0) };
+        let last = Drawn { exposure, tick: Tick(u64::MAX), weight: Weight::FULL, generation: Generation(u32::MAX) };
+        self.0.range(first..=last)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&Drawn, &Row)> {

@@ -106,11 +106,6 @@ impl Owed {
         self.head_micros = Some(micros);
     }
 
-    #[must_use]
-    pub fn head_micros(&self) -> Option<u64> {
-        self.head_micros
-    }
-
     pub fn settle(mut self, class: Class, now: Moment) {
         self.settled = true;
         let total = now.0.saturating_sub(self.started.0);
