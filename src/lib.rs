@@ -1,5 +1,6 @@
 //! Penstock: a traffic-shifting reverse proxy.
 pub mod admin;
+pub mod app;
 pub mod config;
 pub mod control;
 pub mod domain;

@@ -69,12 +69,12 @@ pub fn start(
     limits: Limits,
     clock: Clock,
     subscriber: &Subscriber,
-    batches: &BatchSender,
+    batches: BatchSender,
 ) -> io::Result<Proxy> {
     let (phase, watched) = watch::channel(Phase::Serving);
     let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
     let setup =
-        worker::Setup { limits, clock, subscriber: subscriber.clone(), batches: batches.clone(), phase: watched };
+        worker::Setup { limits, clock, subscriber: subscriber.clone(), batches, phase: watched };
     let (mut threads, mut desks) = (Vec::new(), Vec::new());
     for index in 0..workers {
         let handle = worker::start(index, setup.clone())?;

@@ -1,0 +1,237 @@
+//! Wiring: the only file that knows every layer. It builds the parts, joins them, and takes them apart again. No policy.
+//!
+//! ```text
+//!  start:  look names up ▸ bind every address ▸ state ▸ snapshot ▸ engine ▸ workers ▸ admin ▸ ready
+//!  stop:   not ready ▸ linger ▸ stop accepting ▸ drain ▸ workers end ▸ engine ends ▸ admin ends
+//! ```
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::admin::{self, Readiness};
+use crate::config::Settings;
+use crate::control::command::Control;
+use crate::control::engine::{Engine, Inlets};
+use crate::control::journal::Journal;
+use crate::control::resolver::{keep_resolving, resolve};
+use crate::domain::snapshot::Snapshot;
+use crate::domain::state::State;
+use crate::link::{self, Clock};
+use crate::proxy::{self, Limits, Proxy};
+
+/// How often a drain is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Lookups that may wait for the engine.
+const WAITING_LOOKUPS: usize = 64;
+
+/// A running Penstock.
+#[derive(Debug)]
+pub struct App {
+    proxy: Proxy,
+    control: Control,
+    readiness: Arc<Readiness>,
+    admin: SocketAddr,
+    stop_admin: oneshot::Sender<()>,
+    admin_task: JoinHandle<io::Result<()>>,
+    engine: thread::JoinHandle<()>,
+    /// For everything that waits: the API, lookups, signals.
+    runtime: Runtime,
+    linger: Duration,
+    drain: Duration,
+}
+
+/// Why nothing was started. Nothing is bound or running any more.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on `{0}`: {1}")]
+    Bind(SocketAddr, #[source] io::Error),
+    #[error(transparent)]
+    Admin(#[from] admin::BindError),
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+impl StartError {
+    /// How to go on.
+    #[must_use]
+    pub fn help(&self) -> &'static str {
+        match self {
+            StartError::Bind(_, error) | StartError::Admin(admin::BindError::Bind(_, error)) => match error.kind() {
+                io::ErrorKind::AddrInUse => "end the program that listens there, or choose another address in the file",
+                io::ErrorKind::PermissionDenied => "choose a port above 1023, or grant CAP_NET_BIND_SERVICE",
+                io::ErrorKind::AddrNotAvailable => "choose an address that this machine has",
+                _ => "choose another address in the file",
+            },
+            StartError::Admin(admin::BindError::NotLoopback(_)) => "use 127.0.0.1 or [::1]",
+            StartError::Thread(_) => "raise the limit on threads (`ulimit -u`), or lower `workers`",
+        }
+    }
+}
+
+/// Starts everything; returns when requests are served.
+pub fn start(settings: Settings) -> Result<App, StartError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
+    let listeners = settings.listeners.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
+    let admin = admin::bind(settings.admin)?;
+    let admin_address = admin.local_addr()?;
+
+    let clock = Clock::start();
+    let authorities = authorities(&settings);
+    let mut state = State::of(settings.services);
+    look_up(&runtime, &authorities, &mut state);
+    let (publisher, subscriber) = link::snapshots(Snapshot::of(&state, &Snapshot::default()));
+    let (batch_sender, batches) = link::batches();
+    let (resolved_sender, resolved) = mpsc::channel(WAITING_LOOKUPS);
+
+    let workers = settings.workers.unwrap_or_else(one_per_core);
+    let (journal, view) = (Arc::new(Journal::default()), Arc::new(ArcSwap::default()));
+    let (control, commands) = Control::new(view.clone(), journal.clone());
+    let engine = Engine::new(state, publisher, workers, journal, view, clock);
+    let engine = start_engine(engine, Inlets { batches, commands, resolved })?;
+
+    let limits = Limits { request_head: settings.request_head, client_idle: settings.client_idle };
+    let proxy = proxy::start(listeners, workers, limits, clock, &subscriber, batch_sender)?;
+    let readiness = Arc::new(Readiness::default());
+    readiness.listening();
+    readiness.published();
+
+    runtime.spawn(keep_resolving(authorities, resolved_sender));
+    let (stop_admin, stopped) = oneshot::channel();
+    let stopped = async { drop(stopped.await) };
+    let admin_task = runtime.spawn(admin::serve(admin, control.clone(), readiness.clone(), stopped));
+    for address in proxy.addresses() {
+        tracing::info!(%address, workers, "listening");
+    }
+    tracing::info!(address = %admin_address, "admin API listening");
+    Ok(App {
+        proxy,
+        control,
+        readiness,
+        admin: admin_address,
+        stop_admin,
+        admin_task,
+        engine,
+        runtime,
+        linger: settings.linger,
+        drain: settings.drain,
+    })
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    // The acceptor makes its sockets ready for its own runtime; binding only needs any.
+    proxy::bind(address).map_err(|error| StartError::Bind(address, error))
+}
+
+fn authorities(settings: &Settings) -> BTreeSet<Arc<str>> {
+    let versions = settings.services.iter().flat_map(|service| &service.versions);
+    versions.flat_map(|version| version.endpoints.iter().cloned()).collect()
+}
+
+/// Names that have no address yet do not keep the proxy from starting: their versions have no endpoint until they do.
+fn look_up(runtime: &Runtime, authorities: &BTreeSet<Arc<str>>, state: &mut State) {
+    for result in runtime.block_on(resolve(authorities)) {
+        match result {
+            Ok(resolved) => state.resolve(&resolved.authority, resolved.addresses),
+            Err(authority) => tracing::warn!(%authority, "an endpoint's name has no address; looking again in 30 s"),
+        }
+    }
+}
+
+fn one_per_core() -> usize {
+    thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn start_engine(engine: Engine, inlets: Inlets) -> io::Result<thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    thread::Builder::new().name("engine".to_owned()).spawn(move || runtime.block_on(engine.run(inlets)))
+}
+
+impl App {
+    /// Where clients are served.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.proxy.addresses()
+    }
+
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    #[must_use]
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Serves until SIGTERM or SIGINT, then stops gracefully; a second signal cuts it short.
+    pub fn run(self) -> io::Result<()> {
+        let mut signals = {
+            let _inside = self.runtime.enter();
+            Signals::new()?
+        };
+        let signal = self.runtime.block_on(signals.next());
+        tracing::info!(signal, linger = ?self.linger, drain = ?self.drain, "stopping; a second signal ends it at once");
+        let (second_sender, second) = std::sync::mpsc::channel();
+        self.runtime.spawn(async move {
+            let _stopped_already = second_sender.send(signals.next().await);
+        });
+        self.stop(|| second.try_recv().is_ok());
+        Ok(())
+    }
+
+    /// Stops gracefully, unless `hurry` says otherwise.
+    pub fn stop(self, hurry: impl Fn() -> bool) {
+        self.readiness.stopping();
+        let wait = |done: &dyn Fn() -> bool, at_most: Duration| {
+            let begun = Instant::now();
+            while !done() && !hurry() && begun.elapsed() < at_most {
+                thread::sleep(LOOK);
+            }
+        };
+        wait(&|| false, self.linger);
+        self.proxy.drain();
+        wait(&|| self.proxy.drained(), self.drain);
+        if !self.proxy.drained() {
+            tracing::warn!("some requests did not end in time and are cut off");
+        }
+        self.proxy.end();
+        if self.engine.join().is_err() {
+            tracing::error!("the engine ended by a panic");
+        }
+        let _ended_already = self.stop_admin.send(());
+        if let Ok(Err(error)) | Err(error) = self.runtime.block_on(self.admin_task).map_err(io::Error::other) {
+            tracing::warn!(%error, "the admin listener ended badly");
+        }
+        self.runtime.shutdown_background(); // lookups under way are not waited for
+        tracing::info!("stopped");
+    }
+}
+
+/// The signals that ask to stop.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
