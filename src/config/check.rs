@@ -63,11 +63,11 @@ fn require(file: &Place<'_>, listeners: Option<&Vec<At<'_, SocketAddr>>>, servic
 
 fn workers(field: &Field<'_>) -> Option<usize> {
     let number = field.integer("4")?;
-    let workers = number.and_then(|number| usize::try_from(number).ok()).filter(|n| (1..=MOST_WORKERS).contains(n));
+    let workers = usize::try_from(number).ok().filter(|workers| (1..=MOST_WORKERS).contains(workers));
     if workers.is_none() {
         let help =
             format!("choose from 1 to {MOST_WORKERS}, or remove the line for one per core: a worker is a thread");
-        field.place.error("that many workers cannot be run", help);
+        field.place.error(format!("`{number}` is not between 1 and {MOST_WORKERS}"), help);
     }
     workers
 }
@@ -90,7 +90,7 @@ fn address<'a>(field: Field<'a>, form: &str) -> Option<At<'a, SocketAddr>> {
 }
 
 fn admin(field: Field<'_>) -> Option<At<'_, SocketAddr>> {
-    let mut table = field.table("[admin]")?;
+    let mut table = field.section()?;
     let place = table.place.clone();
     let written = table.get("address");
     table.finish();
@@ -110,7 +110,7 @@ fn admin(field: Field<'_>) -> Option<At<'_, SocketAddr>> {
 }
 
 fn client_timeouts(field: Option<Field<'_>>) -> (Duration, Duration) {
-    let mut table = field.and_then(|field| field.table("[timeouts]"));
+    let mut table = field.and_then(Field::section);
     let request_head = duration_in(table.as_mut(), "request_head", &REQUEST_HEAD, DEFAULT_REQUEST_HEAD);
     let client_idle = duration_in(table.as_mut(), "client_idle", &CLIENT_IDLE, DEFAULT_CLIENT_IDLE);
     table.into_iter().for_each(Table::finish);
@@ -118,7 +118,7 @@ fn client_timeouts(field: Option<Field<'_>>) -> (Duration, Duration) {
 }
 
 fn shutdown(field: Option<Field<'_>>) -> (Duration, Duration) {
-    let mut table = field.and_then(|field| field.table("[shutdown]"));
+    let mut table = field.and_then(Field::section);
     let linger = duration_in(table.as_mut(), "linger", &LINGER, DEFAULT_LINGER);
     let drain = duration_in(table.as_mut(), "drain", &DRAIN, DEFAULT_DRAIN);
     table.into_iter().for_each(Table::finish);
@@ -132,7 +132,7 @@ fn duration_in(table: Option<&mut Table<'_>>, key: &'static str, bounds: &Bounds
 
 fn log(field: Field<'_>) -> LogSettings {
     let mut log = LogSettings::default();
-    let Some(mut table) = field.table("[log]") else { return log };
+    let Some(mut table) = field.section() else { return log };
     if let Some(level) = table.get("level").and_then(|field| value::word(&field, &LEVELS)) {
         log.level = level;
     }
@@ -172,7 +172,7 @@ fn check_sockets(listeners: &[At<'_, SocketAddr>], admin: Option<&At<'_, SocketA
 
 /// No endpoint may be ourselves: requests would go in circles, or reach the API from outside.
 fn check_loops(listeners: &[At<'_, SocketAddr>], admin: Option<&At<'_, SocketAddr>>, services: &[Draft<'_>]) {
-    let endpoints = services.iter().flat_map(|service| &service.versions).flat_map(|version| &version.endpoints);
+    let endpoints = services.iter().flat_map(Draft::versions).flat_map(|version| &version.endpoints);
     for endpoint in endpoints {
         check_loop(endpoint, listeners, admin);
     }
@@ -213,26 +213,36 @@ fn route_text(route: &Route) -> String {
 }
 
 fn check_service(service: &Draft<'_>) {
-    if service.versions.is_empty() {
+    if service.versions.as_ref().is_some_and(Vec::is_empty) {
         let form = format!("[{}.versions.v1]", service.place.path);
         let help = format!("write `{form}`, and below it `endpoints = [\"127.0.0.1:9001\"]`");
         service.place.missing(format!("`{}` has no versions", service.place.path), help);
-    } else {
-        check_roles(service);
+    } else if service.versions.is_some() {
+        check_names(service);
     }
-    check_weight(service);
-    check_pins(service);
+    check_roles(service);
     check_endpoints(service);
     warn_of_idle_versions(service);
 }
 
-fn check_roles(service: &Draft<'_>) {
+/// Whatever names a version must name a listed one.
+fn check_names(service: &Draft<'_>) {
     for named in [&service.stable, &service.canary].into_iter().flatten() {
         if service.version(named.value).is_none() {
             let message = format!("`{}` is not a version of this service", clipped(named.value));
             named.place.missing(message, service.meant(named.value, &[]));
         }
     }
+    for pinned in service.pinned() {
+        if role(pinned.value).is_none() && service.version(pinned.value).is_none() {
+            let message = format!("`{}` is neither a role nor a version of this service", clipped(pinned.value));
+            pinned.place.missing(message, service.meant(pinned.value, &["stable", "canary"]));
+        }
+    }
+}
+
+/// Stable and canary differ, and nothing is said of a canary that is not there.
+fn check_roles(service: &Draft<'_>) {
     if let (Some(stable), Some(canary)) = (&service.stable, &service.canary)
         && stable.value == canary.value
     {
@@ -240,35 +250,24 @@ fn check_roles(service: &Draft<'_>) {
         let help = "name another version, or remove `canary`: there is nothing to compare with";
         canary.place.error_beside(&stable.place, "stable", message, help);
     }
-}
-
-fn check_weight(service: &Draft<'_>) {
-    if let (Some(weight), None) = (&service.weight, &service.canary)
-        && !weight.value.is_zero()
-    {
-        let help = "add `canary = \"v2\"`, or remove the weight: it is the canary's";
-        weight.place.missing(format!("a weight of {} needs a canary", weight.value), help);
+    if !service.has_canary {
+        check_uses_of_no_canary(service);
     }
 }
 
-fn check_pins(service: &Draft<'_>) {
-    for version in service.pins.iter().filter_map(|pin| pin.version.as_ref()) {
-        match role(version.value) {
-            Some(Role::Canary) if service.canary.is_none() => {
-                version.place.missing("the service has no canary", "add `canary = \"v2\"`, or name a version");
-            }
-            None if service.version(version.value).is_none() => {
-                let message = format!("`{}` is neither a role nor a version of this service", clipped(version.value));
-                version.place.missing(message, service.meant(version.value, &["stable", "canary"]));
-            }
-            _ => {}
-        }
+fn check_uses_of_no_canary(service: &Draft<'_>) {
+    if let Some(weight) = service.weight.as_ref().filter(|weight| !weight.value.is_zero()) {
+        let help = "add `canary = \"v2\"`, or remove the weight: it is the canary's";
+        weight.place.missing(format!("a weight of {} needs a canary", weight.value), help);
+    }
+    for pinned in service.pinned().filter(|pinned| role(pinned.value) == Some(Role::Canary)) {
+        pinned.place.missing("the service has no canary", "add `canary = \"v2\"`, or name a version");
     }
 }
 
 fn check_endpoints(service: &Draft<'_>) {
     let mut elsewhere: Vec<(&str, At<'_, Endpoint>)> = Vec::new();
-    for version in &service.versions {
+    for version in service.versions() {
         let mut own: Vec<At<'_, Endpoint>> = Vec::new();
         for endpoint in &version.endpoints {
             let At { value, place } = endpoint;
@@ -288,12 +287,16 @@ fn check_endpoints(service: &Draft<'_>) {
     }
 }
 
+/// Only when every name is understood: a slip in one would make its version look idle.
 fn warn_of_idle_versions(service: &Draft<'_>) {
     let roles = [&service.stable, &service.canary].into_iter().flatten();
-    let pinned = service.pins.iter().filter_map(|pin| pin.version.as_ref());
-    let used: Vec<&str> = roles.chain(pinned).map(|named| named.value).collect();
-    for version in service.versions.iter().filter(|version| !used.contains(&version.key.value)) {
-        // Its name has been refused; that is enough to say of it.
+    let used: Vec<&str> = roles.chain(service.pinned()).map(|named| named.value).collect();
+    let understood = |name: &&str| service.version(name).is_some() || role(name).is_some();
+    if !service.is_named_throughout() || !used.iter().all(understood) {
+        return;
+    }
+    for version in service.versions().iter().filter(|version| !used.contains(&version.key.value)) {
+        // Of a name that has been refused, that is enough to say.
         if version.name.is_some() && role(version.key.value).is_none() {
             let message = format!("no request can reach the version `{}`", version.key.value);
             version.key.place.warn(message, "make it stable or canary, pin it, or remove it");
@@ -305,7 +308,7 @@ fn warn_of_idle_versions(service: &Draft<'_>) {
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
 
 const DEFAULT_REQUEST_HEAD: Duration = Duration::from_secs(10);
-const DEFAULT_CLIENT_IDLE: Duration = Duration::from_secs(60);
+const DEFAULT_CLIENT_IDLE: Duration = Duration::from_mins(1);
 
 /// Together below the 30 s that Kubernetes waits before it kills.
 const DEFAULT_LINGER: Duration = Duration::from_secs(5);
@@ -316,25 +319,25 @@ const MOST_WORKERS: usize = 512;
 
 const REQUEST_HEAD: Bounds = Bounds {
     least: Duration::from_millis(100),
-    most: Duration::from_secs(300),
+    most: Duration::from_mins(5),
     why: "a shorter one cuts honest clients off, a longer one invites clients that never finish",
 };
 
 const CLIENT_IDLE: Bounds = Bounds {
     least: Duration::from_millis(100),
-    most: Duration::from_secs(3_600),
+    most: Duration::from_hours(1),
     why: "a shorter one defeats keep-alive, a longer one keeps sockets of clients that have gone",
 };
 
 const LINGER: Bounds = Bounds {
     least: Duration::ZERO,
-    most: Duration::from_secs(300),
+    most: Duration::from_mins(5),
     why: "it only has to outlast the load balancer's next look at `/ready`",
 };
 
 const DRAIN: Bounds = Bounds {
     least: Duration::ZERO,
-    most: Duration::from_secs(3_600),
+    most: Duration::from_hours(1),
     why: "what takes longer than an hour would keep a deployment waiting for it",
 };
 

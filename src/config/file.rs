@@ -183,17 +183,17 @@ impl<'a> Field<'a> {
         matches!(self.value, DeValue::Boolean(_))
     }
 
-    /// `None` without a word when it is an integer beyond `i64`, which no limit of ours reaches: the caller states the range.
-    pub fn integer(&self, example: &str) -> Option<Option<i64>> {
+    /// What is beyond `i64` becomes its largest: no range of ours reaches that far.
+    pub fn integer(&self, example: &str) -> Option<i64> {
         if let DeValue::Integer(number) = self.value {
-            return Some(i64::from_str_radix(number.as_str(), number.radix()).ok());
+            return Some(i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX));
         }
         let message = format!("expected an integer without quotes, found {}", self.found());
         self.place.error(message, format!("write `{}`", self.assigned(example)));
         None
     }
 
-    /// `example` is the form to write, such as `[admin]`.
+    /// `example` is the form to write.
     pub fn table(self, example: &str) -> Option<Table<'a>> {
         if let DeValue::Table(entries) = self.value {
             let named = Place { span: Some(self.key), ..self.place };
@@ -201,6 +201,12 @@ impl<'a> Field<'a> {
         }
         self.place.error(format!("expected a table, found {}", self.found()), format!("write `{example}`"));
         None
+    }
+
+    /// A table with a fixed name, which is written under a header of its own.
+    pub fn section(self) -> Option<Table<'a>> {
+        let header = format!("[{}]", self.place.path);
+        self.table(&header)
     }
 
     /// `example` is the form to write, such as `[[listeners]]`.

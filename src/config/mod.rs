@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! text --toml--> spanned document --file, value, service--> drafts --check--> Settings
-//!                       \______________________\_______________\___________-> Problems
+//!   '---syntax----------'--------------------------------------'-------'-----> Problems
 //! ```
 //!
 //! Nothing after this layer can meet an invalid value: [`read`] gives [`Settings`], or all there is to say against the
@@ -99,7 +99,7 @@ pub enum LogFormat {
 /// Reads and checks a file. On `Err`, at least one of the problems is an error; warnings stand among them.
 pub fn read(path: &Path) -> Result<Settings, Problems> {
     let name = path.display().to_string();
-    let text = text_of(path).map_err(|problem| Problems::new(&name, "", vec![problem]))?;
+    let text = text_of(path).map_err(|refusal| Problems::new(&name, "", vec![unreadable(&refusal)]))?;
     parse(&name, &text)
 }
 
@@ -123,18 +123,18 @@ pub fn parse(name: &str, text: &str) -> Result<Settings, Problems> {
     }
 }
 
+/// What is the matter with a file, and the remedy.
+type Refusal = (String, &'static str);
+
 /// The file's text, or why there is none.
-fn text_of(path: &Path) -> Result<String, Problem> {
-    let bytes = bytes_of(path).map_err(|error| unreadable(format!("cannot be read: {error}"), READABLE))?;
+fn text_of(path: &Path) -> Result<String, Refusal> {
+    let bytes = bytes_of(path).map_err(|error| (format!("cannot be read: {error}"), READABLE))?;
     if bytes.len() as u64 > LARGEST_FILE {
-        return Err(unreadable(
-            format!("is larger than {LARGEST_FILE} bytes"),
-            "name the configuration, not another file",
-        ));
+        return Err((format!("is larger than {LARGEST_FILE} bytes"), "name the configuration, not another file"));
     }
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
-        unreadable(format!("is not UTF-8 at byte {valid}"), "save it as UTF-8, as TOML requires")
+        (format!("is not UTF-8 at byte {valid}"), "save it as UTF-8, as TOML requires")
     })
 }
 
@@ -144,13 +144,13 @@ fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn unreadable(what: String, help: &str) -> Problem {
+fn unreadable((what, help): &Refusal) -> Problem {
     Problem {
         severity: Severity::Error,
         message: format!("the file {what}"),
         path: String::new(),
         span: None,
-        help: help.to_owned(),
+        help: (*help).to_owned(),
         beside: None,
     }
 }

@@ -134,9 +134,10 @@ impl Problems {
             Some(span) => title.element(self.snippet(span, &problem.path)),
             None => title.element(Origin::path(self.file.as_str())),
         };
-        let Some((span, what)) = &problem.beside else { return vec![group.element(help)] };
+        let group = group.element(help);
+        let Some((span, what)) = &problem.beside else { return vec![group] };
         let beside = Level::NOTE.secondary_title(normalize_untrusted_str(what)).element(self.snippet(*span, ""));
-        vec![group, beside.element(help)]
+        vec![group, beside]
     }
 
     /// Only the line itself is handed on, so that a long file with many problems does not cost their product.
@@ -156,13 +157,15 @@ impl Problems {
         let start = self.source.floor_char_boundary(span.start);
         let end = self.source.ceil_char_boundary(span.end).max(start);
         let (_, line_end) = self.line_around(start);
-        Span { start, end: end.min(line_end).max(start) }
+        Span { start: start.min(line_end), end: end.min(line_end) }
     }
 
+    /// Without the line's end, be it LF or CR LF.
     fn line_around(&self, offset: usize) -> (usize, usize) {
         let start = self.source[..offset].rfind('\n').map_or(0, |newline| newline + 1);
         let end = self.source[offset..].find('\n').map_or(self.source.len(), |newline| offset + newline);
-        (start, end)
+        let line = &self.source[start..end];
+        (start, start + line.strip_suffix('\r').unwrap_or(line).len())
     }
 
     /// Where `span` begins.

@@ -17,9 +17,12 @@ pub(super) struct Draft<'a> {
     pub place: Place<'a>,
     pub name: Option<ServiceName>,
     pub routes: Vec<At<'a, Route>>,
-    pub versions: Vec<DraftVersion<'a>>,
+    /// `None` when they could not be read at all.
+    pub versions: Option<Vec<DraftVersion<'a>>>,
     pub stable: Option<At<'a, &'a str>>,
     pub canary: Option<At<'a, &'a str>>,
+    /// Also when its name could not be read.
+    pub has_canary: bool,
     pub weight: Option<At<'a, Weight>>,
     pub pins: Vec<DraftPin<'a>>,
     policy: Policy,
@@ -43,14 +46,18 @@ pub(super) struct DraftPin<'a> {
 impl<'a> Draft<'a> {
     pub fn read(key: &At<'a, &'a str>, field: Field<'a>) -> Option<Draft<'a>> {
         let name = value::name(key, ServiceName::new);
-        let mut table = field.table(&format!("[services.{}]", clipped(key.value)))?;
+        let mut table = field.section()?;
+        let routed = table.required("routes", ROUTES);
+        let stable = table.required("stable", "stable = \"v1\"");
+        let canary = table.get("canary");
         let draft = Draft {
             place: table.place.clone(),
             name,
-            routes: table.required("routes", ROUTES).map(|field| routes(&field)).unwrap_or_default(),
-            versions: table.get("versions").map(versions).unwrap_or_default(),
-            stable: table.required("stable", "stable = \"v1\"").and_then(|field| field.text(VERSION)),
-            canary: table.get("canary").and_then(|field| field.text(VERSION)),
+            routes: routed.map(|field| routes(&field)).unwrap_or_default(),
+            versions: table.get("versions").map_or(Some(Vec::new()), versions),
+            stable: stable.and_then(|field| field.text(VERSION)),
+            has_canary: canary.is_some(),
+            canary: canary.and_then(|field| field.text(VERSION)),
             weight: table.get("weight").and_then(|field| value::percentage(&field, &WEIGHTS)),
             pins: table.get("pins").map(|field| pins(&field)).unwrap_or_default(),
             policy: table.get("rollback").map(rollback).unwrap_or_default(),
@@ -60,13 +67,28 @@ impl<'a> Draft<'a> {
         Some(draft)
     }
 
+    pub fn versions(&self) -> &[DraftVersion<'a>] {
+        self.versions.as_deref().unwrap_or_default()
+    }
+
+    /// What the pins name: roles or versions.
+    pub fn pinned(&self) -> impl Iterator<Item = &At<'a, &'a str>> {
+        self.pins.iter().filter_map(|pin| pin.version.as_ref())
+    }
+
+    /// Whether stable, canary and all pins could be read.
+    pub fn is_named_throughout(&self) -> bool {
+        let pins = self.pins.iter().all(|pin| pin.version.is_some());
+        self.stable.is_some() && self.canary.is_some() == self.has_canary && pins
+    }
+
     pub fn version(&self, name: &str) -> Option<&DraftVersion<'a>> {
-        self.versions.iter().find(|version| version.key.value == name)
+        self.versions().iter().find(|version| version.key.value == name)
     }
 
     /// What to write instead of a version's name that is not listed.
     pub fn meant(&self, name: &str, others: &[&'static str]) -> String {
-        let mut known: Vec<&str> = self.versions.iter().map(|version| version.key.value).collect();
+        let mut known: Vec<&str> = self.versions().iter().map(|version| version.key.value).collect();
         known.extend(others);
         match closest(name, &known) {
             Some(meant) => format!("did you mean `{}`?", clipped(meant)),
@@ -77,7 +99,7 @@ impl<'a> Draft<'a> {
 
     /// `None` when a part is wrong; that has been reported then.
     pub fn build(self) -> Option<Definition> {
-        let versions: Option<Vec<VersionDefinition>> = self.versions.into_iter().map(DraftVersion::build).collect();
+        let versions: Option<Vec<VersionDefinition>> = self.versions?.into_iter().map(DraftVersion::build).collect();
         let pins: Option<Vec<PinDefinition>> = self.pins.into_iter().map(DraftPin::build).collect();
         let canary = match self.canary {
             Some(canary) => Some(VersionName::new(canary.value).ok()?),
@@ -145,9 +167,10 @@ fn host(field: &Field<'_>) -> Option<HostPattern> {
     HostPattern::parse(text).map_err(|error| place.error(message(error), help)).ok()
 }
 
-fn versions(field: Field<'_>) -> Vec<DraftVersion<'_>> {
-    let Some(table) = field.table("[services.NAME.versions.v1]") else { return Vec::new() };
-    table.named().into_iter().map(|(key, field)| version(key, field)).collect()
+fn versions(field: Field<'_>) -> Option<Vec<DraftVersion<'_>>> {
+    let example = format!("[{}.v1]", field.place.path);
+    let table = field.table(&example)?;
+    Some(table.named().into_iter().map(|(key, field)| version(key, field)).collect())
 }
 
 fn version<'a>(key: At<'a, &'a str>, field: Field<'a>) -> DraftVersion<'a> {
@@ -156,8 +179,7 @@ fn version<'a>(key: At<'a, &'a str>, field: Field<'a>) -> DraftVersion<'a> {
         let message = format!("a version cannot be called `{}`", key.value);
         key.place.error(message, "give it another name: in a pin, this word means the role");
     }
-    let form = format!("[{}]", key.place.path);
-    let endpoints = field.table(&form).map(|mut table| {
+    let endpoints = field.section().map(|mut table| {
         let field = table.required("endpoints", ENDPOINTS);
         table.finish();
         field.map(|field| endpoints(&field)).unwrap_or_default()
@@ -198,11 +220,13 @@ fn matcher(table: &Table<'_>, keys: [Option<Field<'_>>; 3], value: Option<At<'_,
         [Some(header), None, None] => header_matcher(&header, value),
         [None, Some(cookie), None] => {
             let name = token(&cookie)?;
-            Some(Matcher::Cookie { name, value: sendable(value, |b| b.is_ascii_graphic() && b != b';')? })
+            let value = sendable(value, |b| b.is_ascii_graphic() && b != b';').ok()?;
+            Some(Matcher::Cookie { name, value })
         }
         [None, None, Some(query)] => {
             let name = query_name(&query)?;
-            Some(Matcher::Query { name, value: sendable(value, |b| b.is_ascii_graphic() && !b"&#".contains(&b))? })
+            let value = sendable(value, |b| b.is_ascii_graphic() && !b"&#".contains(&b)).ok()?;
+            Some(Matcher::Query { name, value })
         }
         [None, None, None] => {
             let help = format!("add `header`, `cookie` or `query`, as in `{PIN}`");
@@ -223,7 +247,8 @@ fn header_matcher(field: &Field<'_>, value: Option<At<'_, &str>>) -> Option<Matc
         place.error(format!("`{}` is not a header name", clipped(text)), "letters, digits and `-`, such as `x-canary`");
         return None;
     };
-    Some(Matcher::Header { name, value: sendable(value, |b| b == b' ' || b.is_ascii_graphic())? })
+    let value = sendable(value, |b| b == b' ' || b.is_ascii_graphic()).ok()?;
+    Some(Matcher::Header { name, value })
 }
 
 /// A cookie's name (RFC 6265 §4.1.1): the same alphabet as a header's, its case kept.
@@ -246,25 +271,28 @@ fn query_name(field: &Field<'_>) -> Option<String> {
     None
 }
 
-/// `None`, with a word, for a value that no request can carry: the pin would silently never match.
-fn sendable(value: Option<At<'_, &str>>, fits: impl Fn(u8) -> bool) -> Option<Option<String>> {
-    let Some(At { value: text, place }) = value else { return Some(None) };
+/// What was reported already.
+struct Reported;
+
+/// Refuses a value that no request can carry: the pin would silently never match.
+fn sendable(value: Option<At<'_, &str>>, fits: impl Fn(u8) -> bool) -> Result<Option<String>, Reported> {
+    let Some(At { value: text, place }) = value else { return Ok(None) };
     if text.trim() == text && text.bytes().all(fits) {
-        return Some(Some(text.to_owned()));
+        return Ok(Some(text.to_owned()));
     }
     let message = format!("no request can carry the value `{}` there", clipped(text));
     place.error(message, "write it as it is sent: in ASCII, without separators and without spaces at its ends");
-    None
+    Err(Reported)
 }
 
 fn rollback(field: Field<'_>) -> Policy {
     let mut policy = Policy::default();
-    let Some(mut table) = field.table("[services.NAME.rollback]") else { return policy };
+    let Some(mut table) = field.section() else { return policy };
     if let Some(field) = table.get("error_rate") {
-        policy.error_rate = switched_off(&field, ERROR_RATE).or_else(|| Some(error_limit(field))).flatten();
+        policy.error_rate = if switched_off(&field, ERROR_RATE) { None } else { error_limit(field) };
     }
     if let Some(field) = table.get("latency") {
-        policy.latency = switched_off(&field, LATENCY).or_else(|| Some(latency_limit(field))).flatten();
+        policy.latency = if switched_off(&field, LATENCY) { None } else { latency_limit(field) };
     }
     if let Some(mode) = table.get("mode").and_then(|field| value::word(&field, MODES)) {
         policy.mode = mode;
@@ -273,16 +301,13 @@ fn rollback(field: Field<'_>) -> Policy {
     policy
 }
 
-/// `Some(None)` for a limit that is `false`; `true` says nothing and is refused.
-fn switched_off<T>(field: &Field<'_>, example: &str) -> Option<Option<T>> {
-    if !field.is_boolean() {
-        return None;
-    }
-    if field.boolean() == Some(true) {
+/// Whether a limit is `false`; `true` does not say what it is, and is refused.
+fn switched_off(field: &Field<'_>, example: &str) -> bool {
+    if field.is_boolean() && field.boolean() == Some(true) {
         let message = "`true` does not say what the limit is";
         field.place.error(message, format!("write `{example}`, or `false` to switch it off"));
     }
-    Some(None)
+    field.is_boolean()
 }
 
 fn error_limit(field: Field<'_>) -> Option<ErrorLimit> {
@@ -312,7 +337,7 @@ fn latency_limit(field: Field<'_>) -> Option<LatencyLimit> {
 
 fn timeouts(field: Field<'_>) -> Timeouts {
     let mut timeouts = Timeouts::default();
-    let Some(mut table) = field.table("[services.NAME.timeouts]") else { return timeouts };
+    let Some(mut table) = field.section() else { return timeouts };
     let mut read = |key, bounds: &Bounds, into: &mut Duration| {
         if let Some(duration) = table.get(key).and_then(|field| value::duration(&field, bounds)) {
             *into = duration;
@@ -358,27 +383,27 @@ const ERROR_RATES: Percentages = Percentages {
 
 const WINDOWS: Bounds = Bounds {
     least: Duration::from_secs(1),
-    most: Duration::from_secs(600),
+    most: Duration::from_mins(10),
     why: "a shorter window holds too few requests, a longer one is slow to notice",
 };
 
 const LATENCIES: Bounds =
-    Bounds { least: Duration::from_millis(1), most: Duration::from_secs(60), why: "that is what the histograms cover" };
+    Bounds { least: Duration::from_millis(1), most: Duration::from_mins(1), why: "that is what the histograms cover" };
 
 const CONNECT: Bounds = Bounds {
     least: Duration::from_millis(1),
-    most: Duration::from_secs(60),
+    most: Duration::from_mins(1),
     why: "an endpoint that takes longer to accept a connection is down",
 };
 
 const RESPONSE_HEAD: Bounds = Bounds {
     least: Duration::from_millis(10),
-    most: Duration::from_secs(3_600),
+    most: Duration::from_hours(1),
     why: "a shorter one fails healthy versions, a longer one lets a hung version hold every client",
 };
 
 const BODY_IDLE: Bounds = Bounds {
     least: Duration::from_millis(100),
-    most: Duration::from_secs(3_600),
+    most: Duration::from_hours(1),
     why: "a shorter one cuts off slow clients, a longer one keeps dead connections",
 };

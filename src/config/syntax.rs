@@ -9,17 +9,24 @@ use super::problem::{Problem, Severity, Span, clipped};
 
 /// The parser's complaints, and the stretches of the file that no other complaint may be based on.
 pub(super) fn problems(text: &str, errors: &[Error]) -> (Vec<Problem>, Vec<Span>) {
-    let mut problems: Vec<Problem> = Vec::new();
-    let mut lost = Vec::new();
-    for error in errors {
-        let fault = Fault::of(text, error);
-        lost.push(fault.lost());
-        let problem = fault.problem();
-        if !problems.contains(&problem) {
-            problems.push(problem);
-        }
+    let mut faults: Vec<Fault<'_>> = errors.iter().map(|error| Fault::of(text, error)).collect();
+    faults.sort_by_key(|fault| (fault.span.start, fault.span.end));
+    stop_at_what_is_not_closed(&mut faults);
+    let mut problems: Vec<Problem> = faults.iter().map(Fault::problem).collect();
+    problems.dedup();
+    (problems, faults.iter().map(Fault::lost).collect())
+}
+
+/// An array or inline table that is not closed swallows the rest of the file, and the parser complains of every line in
+/// it. Only the first complaint is worth repeating; there it is said what is the matter.
+fn stop_at_what_is_not_closed(faults: &mut Vec<Fault<'_>>) {
+    let Some(unclosed) = faults.iter().find(|fault| UNCLOSED.contains(&fault.name())).map(|fault| fault.message) else {
+        return;
+    };
+    if let Some(first) = faults.iter().position(|fault| fault.name().starts_with("missing comma")) {
+        faults.truncate(first + 1);
+        faults[first] = faults[first].moved_before(unclosed);
     }
-    (problems, lost)
 }
 
 /// One complaint of the parser.
@@ -40,6 +47,19 @@ impl<'a> Fault<'a> {
             end: text[start..].find('\n').map_or(text.len(), |newline| start + newline),
         };
         Fault { text, message: error.message(), span: Span { start, end }, line }
+    }
+
+    /// Another message, at the end of what stands before: there the closing bracket is likely to belong.
+    fn moved_before(&self, message: &'a str) -> Fault<'a> {
+        let before = self.text[..self.span.start].trim_end();
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = Span { start, end: before.len() };
+        Fault { text: self.text, message, span: Span { start: line.end, end: line.end }, line }
+    }
+
+    /// The message without what the parser expected instead.
+    fn name(&self) -> &'a str {
+        self.message.split_once(", expected").map_or(self.message, |(name, _)| name)
     }
 
     /// A fault inside one value spoils its line; any other spoils what follows.
@@ -63,12 +83,43 @@ impl<'a> Fault<'a> {
             m if m.starts_with(UNQUOTED) => {
                 (format!("`{}` is not in quotes", clipped(value)), format!("write `\"{}\"`", clipped(value)))
             }
+            m if UNREADABLE.iter().any(|prefix| m.starts_with(prefix)) => {
+                let token = clipped(self.token());
+                (
+                    format!("`{token}` is neither a number nor a text in quotes"),
+                    format!("as a text, write `\"{token}\"`"),
+                )
+            }
+            m if self.is_unclosed_text() => ("the text is not closed".to_owned(), remedy(m).to_owned()),
             m => (m.to_owned(), remedy(m).to_owned()),
         }
     }
 
+    fn is_unclosed_text(&self) -> bool {
+        let text = ["invalid basic string", "invalid literal string"].contains(&self.name());
+        text && self.span.start == self.span.end
+    }
+
+    /// The whole of a bare value, of which the parser underlines a part.
+    fn token(&self) -> &'a str {
+        let Span { start, end } = self.token_span();
+        &self.text[start..end]
+    }
+
+    fn token_span(&self) -> Span {
+        let ends = |c: char| c.is_whitespace() || "=,[]{}#\"'".contains(c);
+        let before = &self.text[self.line.start..self.span.start];
+        let behind = &self.text[self.span.start..self.line.end];
+        let start = before.rfind(ends).map_or(0, |at| at + before[at..].chars().next().map_or(0, char::len_utf8));
+        let end = behind.find(ends).unwrap_or(behind.len());
+        Span { start: self.line.start + start, end: self.span.start + end }
+    }
+
     /// The parser often points between two characters: what leads there on the same line says more.
     fn shown(&self) -> Span {
+        if UNREADABLE.iter().any(|prefix| self.message.starts_with(prefix)) {
+            return self.token_span();
+        }
         if self.span.end > self.span.start {
             return self.span;
         }
@@ -90,6 +141,12 @@ fn remedy(message: &str) -> &'static str {
 
 const UNQUOTED: &str = "string values must be quoted";
 
+/// Of what is neither: an address, a duration or a percentage without quotes.
+const UNREADABLE: &[&str] = &["invalid float", "invalid integer", "invalid date-time", "unexpected leading zero"];
+
+/// What swallows the rest of the file.
+const UNCLOSED: &[&str] = &["unclosed array", "unclosed inline table"];
+
 /// Faults that end with their line.
 const LOCAL: &[&str] = &[
     UNQUOTED,
@@ -97,6 +154,7 @@ const LOCAL: &[&str] = &[
     "invalid basic string",
     "invalid literal string",
     "missing escaped value",
+    "missing comma",
     "invalid float",
     "invalid integer",
     "invalid date-time",
@@ -112,9 +170,6 @@ const REMEDIES: &[(&str, &str)] = &[
     ("invalid literal string", "close the text with `'` on the same line"),
     ("invalid multi-line", "close the text with the three quotes it began with"),
     ("missing escaped value", "write `\\\\` for a backslash"),
-    ("invalid float", "addresses, durations and percentages are texts: put them in double quotes"),
-    ("invalid integer", "addresses, durations and percentages are texts: put them in double quotes"),
-    ("invalid date-time", "addresses, durations and percentages are texts: put them in double quotes"),
     ("unclosed table", "close the header with `]`"),
     ("unclosed array table", "close the header with `]]`"),
     ("unclosed array", "close the array with `]`"),

@@ -223,6 +223,17 @@ fn an_unclosed_array_is_a_problem() {
 }
 
 #[test]
+fn a_missing_comma_spoils_its_line_only() {
+    assert_snapshot!(refused(&with("workers = 0", "weight = 10", "").replace("[{}]", "[{} {}]")));
+}
+
+#[test]
+fn what_is_wrong_with_a_canary_or_versions_is_said_once() {
+    let service = "canary = 2\nweight = \"10%\"\npins = [{ query = \"a\", version = \"canary\" }]";
+    assert_snapshot!(refused(&with("", service, V2)));
+}
+
+#[test]
 fn the_same_version_twice_is_a_problem() {
     assert_snapshot!(refused(&with("", "", "[services.shop.versions.v1]\nendpoints = [\"a:1\"]")));
 }
@@ -316,7 +327,7 @@ fn a_service_needs_versions() {
 
 #[test]
 fn columns_are_characters_and_long_or_wild_text_is_tamed() {
-    let wild = format!("größe = \"ü\"\n\"\\u001b[31m\" = 1\nweight = \"{}\"\r\n", "x".repeat(300));
+    let wild = format!("\"größe\" = {{ wide = \"ü\" }}\n\"\\u001b[31m\" = 1\nweight = \"{}\"\r\n", "x".repeat(300));
     assert_snapshot!(refused(&with("", &wild, "")));
 }
 
@@ -335,7 +346,7 @@ fn a_file_that_cannot_be_read_is_a_problem_like_any_other() {
 
 #[test]
 fn scripts_get_the_same_as_json() {
-    let problems = parse("penstock.toml", &with("wörkers = 4", "weight = 10", V2)).unwrap_err();
+    let problems = parse("penstock.toml", &with("x.\"wörkers\" = 4", "weight = 10", V2)).unwrap_err();
     assert_snapshot!(serde_json::to_string_pretty(&problems).unwrap());
 }
 

@@ -88,7 +88,7 @@ pub(super) fn word<T: Copy>(field: &Field<'_>, words: &[(&'static str, T)]) -> O
             Some(meant) => format!("did you mean `{meant}`? known here: {}", listed(&known)),
             None => format!("use one of {}", listed(&known)),
         };
-        place.error(format!("`{}` is not known here", clipped(text)), help);
+        place.error(format!("`{}` is not a known {}", clipped(text), place.key), help);
     }
     found.map(|(_, value)| *value)
 }
@@ -102,14 +102,12 @@ pub(super) fn name<T>(key: &At<'_, &str>, new: impl Fn(&str) -> Result<T, NameEr
 /// An address to bind. Port 0, a port of the system's choice, is welcome.
 pub(super) fn socket_address<'a>(field: &Field<'a>) -> Option<At<'a, SocketAddr>> {
     let At { value: text, place } = field.text(Meaning::Address)?;
-    match text.parse() {
-        Ok(value) => Some(At { value, place }),
-        Err(_) => {
-            let message = format!("`{}` is not an address to listen on", clipped(text));
-            place.error(message, format!("write `{}`", field.assigned(&format!("\"{}\"", listening_form(text)))));
-            None
-        }
+    if let Ok(value) = text.parse() {
+        return Some(At { value, place });
     }
+    let message = format!("`{}` is not an address to listen on", clipped(text));
+    place.error(message, format!("write `{}`", field.assigned(&format!("\"{}\"", listening_form(text)))));
+    None
 }
 
 /// What somebody probably meant who wrote `text` as an address to listen on.
