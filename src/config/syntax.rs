@@ -14,7 +14,13 @@ pub(super) fn problems(text: &str, errors: &[Error]) -> (Vec<Problem>, Vec<Span>
     stop_at_what_is_not_closed(&mut faults);
     let mut problems: Vec<Problem> = faults.iter().map(Fault::problem).collect();
     problems.dedup();
-    (problems, faults.iter().map(Fault::lost).collect())
+    let mut lost: Vec<Span> = faults.iter().map(Fault::lost).collect();
+    if problems.len() > MOST_FAULTS {
+        lost = vec![Span { start: 0, end: usize::MAX }];
+        let rest = problems.split_off(MOST_FAULTS).len();
+        problems.push(not_toml(rest));
+    }
+    (problems, lost)
 }
 
 /// An array or inline table that is not closed swallows the rest of the file, and the parser complains of every line in
@@ -26,6 +32,17 @@ fn stop_at_what_is_not_closed(faults: &mut Vec<Fault<'_>>) {
     if let Some(first) = faults.iter().position(|fault| fault.name().starts_with("missing comma")) {
         faults.truncate(first + 1);
         faults[first] = faults[first].moved_before(unclosed);
+    }
+}
+
+fn not_toml(rest: usize) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        message: format!("{rest} more places are not TOML"),
+        path: String::new(),
+        span: None,
+        help: "is it the right file?".to_owned(),
+        beside: None,
     }
 }
 
@@ -140,6 +157,10 @@ fn remedy(message: &str) -> &'static str {
 }
 
 const UNQUOTED: &str = "string values must be quoted";
+
+/// Complaints of the parser that are repeated: with more of them, the file is not a configuration at all, and nobody
+/// reads a hundred thousand lines to learn that.
+const MOST_FAULTS: usize = 100;
 
 /// Of what is neither: an address, a duration or a percentage without quotes.
 const UNREADABLE: &[&str] = &["invalid float", "invalid integer", "invalid date-time", "unexpected leading zero"];

@@ -223,6 +223,12 @@ fn an_unclosed_array_is_a_problem() {
 }
 
 #[test]
+fn another_kind_of_file_is_told_so_briefly() {
+    let said = refused(&"GET /index.html 200\n".repeat(20_000));
+    assert!(said.contains("19900 more places are not TOML") && said.ends_with("101 errors in penstock.toml"), "{said}");
+}
+
+#[test]
 fn a_missing_comma_spoils_its_line_only() {
     assert_snapshot!(refused(&with("workers = 0", "weight = 10", "").replace("[{}]", "[{} {}]")));
 }
