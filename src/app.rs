@@ -80,7 +80,7 @@ impl StartError {
 /// Starts everything; returns when requests are served.
 pub fn start(settings: Settings) -> Result<App, StartError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
-    let listeners = settings.listeners.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
+    let listeners = bind(&runtime, &settings.listeners)?;
     let admin = admin::bind(settings.admin)?;
     let admin_address = admin.local_addr()?;
 
@@ -126,9 +126,11 @@ pub fn start(settings: Settings) -> Result<App, StartError> {
     })
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    // The acceptor makes its sockets ready for its own runtime; binding only needs any.
-    proxy::bind(address).map_err(|error| StartError::Bind(address, error))
+/// All or none.
+fn bind(runtime: &Runtime, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
+    let _inside = runtime.enter(); // where tokio's sockets are made
+    let bind = |address| proxy::bind(address).map_err(|error| StartError::Bind(address, error));
+    addresses.iter().copied().map(bind).collect()
 }
 
 fn authorities(settings: &Settings) -> BTreeSet<Arc<str>> {
