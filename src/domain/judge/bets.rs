@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn a_coin_that_always_lands_on_one_side_says_nothing() {
         for coin in [0.0, 1.0] {
-            assert_eq!(first_toss(coin, errors(9, 0, 0, 9)), [0.0; BETS]);
+            assert!(first_toss(coin, errors(9, 0, 0, 9)).iter().all(|gain| gain.abs() < f64::EPSILON));
         }
     }
 }

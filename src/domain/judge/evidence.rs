@@ -208,7 +208,9 @@ mod tests {
     #[test]
     fn a_sixth_change_of_weight_lets_nobody_in() {
         let mut evidence = on_errors();
-        (0..5).for_each(|_| evidence.weight_changed());
+        for _ in 0..5 {
+            evidence.weight_changed();
+        }
         let before = evidence.log_total();
         evidence.weight_changed();
         assert_eq!(evidence.log_total().to_bits(), before.to_bits());

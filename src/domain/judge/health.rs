@@ -52,7 +52,7 @@ impl Health {
         }
     }
 
-    /// Decides, with everything of this tick counted: what rescued requests were found first must not matter.
+    /// Decides, once everything that became known in this tick is counted, in whatever order.
     pub fn end_tick(&mut self) {
         let (Some((first, _)), Some((last, _))) = (self.rescued.first(), self.rescued.last()) else { return };
         let rescued = self.rescued.iter().map(|(_, count)| count).sum();

@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn an_arm_at_its_limit_does_not_fire() {
-        assert!(!after(&[(5, 95); 5_000]).is_firing());
+        assert!(!after(&vec![(5, 95); 5_000]).is_firing());
     }
 
     #[test]

@@ -71,7 +71,7 @@ const NAMES: [Family; FAMILIES.len()] = [Family::Errors, Family::Refusals];
 /// What has not ended after ten seconds is decided without it.
 const PATIENCE: u64 = 100;
 /// Longest latency limit that is waited for.
-const LONGEST_LIMIT: Duration = Duration::from_secs(60);
+const LONGEST_LIMIT: Duration = Duration::from_mins(1);
 /// The shown evidence ends here: what is above convicted long ago.
 const SHOWN: f64 = 1e9;
 

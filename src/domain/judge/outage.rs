@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A *generation* holds the requests **routed** while it was open; each request carries its serial. It is closed as
-//! soon as its coins alone would be worth [`CAP`] were the canary down and stable perfect, and whatever of it has not
+//! soon as its coins alone would be worth `CAP` were the canary down and stable perfect, and whatever of it has not
 //! ended yet is counted **against** a rollback: canary as well, stable as failed. So the number computed at any time is
 //! at most the final one, whichever arm answers first and however long the other takes.
 //!
@@ -23,7 +23,7 @@
 //!
 //! Bound: `P(rollback) <= alpha` if within a regular generation each request had its own coin and the canary was no
 //! worse than tolerated, and a generation is an accident (any dependence, any outcome) with probability at most
-//! [`ACCIDENTS`]. The stakes of all onsets add up to one, and forfeiting is free: the purse is a nonnegative
+//! `ACCIDENTS`. The stakes of all onsets add up to one, and forfeiting is free: the purse is a nonnegative
 //! supermartingale, and Ville's inequality does the rest.
 
 use super::bets::{Counts, Tolerance, fair};
