@@ -65,7 +65,7 @@ impl Api {
     async fn ask(&self, name: &ServiceName, request: Request, caller: Caller) -> Result<Response, Problem> {
         let Caller { actor, peer, precondition } = caller;
         let (who, reason) = (actor.name.clone(), actor.reason.clone().unwrap_or_default());
-        let what = format!("{request:?}");
+        let what = words(&request);
         match self.control.ask(name.clone(), request, precondition, actor).await {
             Ok(done) => {
                 let (revision, changed) = (done.revision, done.changed);
@@ -159,6 +159,16 @@ impl Caller {
             stated => stated,
         };
         Caller { precondition, ..self }
+    }
+}
+
+/// For the log.
+fn words(request: &Request) -> String {
+    match request {
+        Request::Weight(weight) => format!("weight {weight}"),
+        Request::Promote => "promote".to_owned(),
+        Request::Abort => "abort".to_owned(),
+        Request::Unseal(version) => format!("unseal {version}"),
     }
 }
 
