@@ -17,7 +17,7 @@ use http_body::Body as _;
 
 use super::problem::{BAD_HEADER, FOREIGN, MISDIRECTED, NOT_JSON, Problem, TOO_SLOW};
 
-/// From the request head to the response head: ample for an engine that answers within a tick.
+/// From the request head to the response head: longer than we wait for the engine, so it is a slow body that ends here.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -41,11 +41,9 @@ impl Hosts {
         let host = one(headers, &header::HOST)?.unwrap_or_default();
         let authority = request.uri().authority().map_or(host, |authority| authority.as_str());
         if !self.know(host) || !self.know(authority) {
+            let known: Vec<&str> = self.0.iter().map(String::as_str).collect();
             let detail = format!("this listener does not answer to the host `{host}`");
-            return Err(MISDIRECTED.because(
-                detail,
-                format!("use one of {}", Vec::from_iter(self.0.iter().map(String::as_str)).join(", ")),
-            ));
+            return Err(MISDIRECTED.because(detail, format!("use one of {}", known.join(", "))));
         }
         same_origin(headers, host)?;
         json_or_nothing(request)
@@ -66,7 +64,7 @@ pub async fn guard(State(hosts): State<Hosts>, request: Request, next: Next) -> 
 }
 
 fn too_slow() -> Response {
-    let detail = format!("the request was not complete, or not answered, within {} s", DEADLINE.as_secs());
+    let detail = format!("the request was not complete within {} s", DEADLINE.as_secs());
     TOO_SLOW.because(detail, "send it again").into_response()
 }
 

@@ -92,7 +92,8 @@ impl Engine {
         (engine, control)
     }
 
-    fn new(definitions: impl IntoIterator<Item = Definition>) -> (Arc<Engine>, Control, Commands) {
+    /// Not started: nobody answers commands until they are served.
+    pub fn new(definitions: impl IntoIterator<Item = Definition>) -> (Arc<Engine>, Control, Commands) {
         let (view, journal) = (Arc::<ArcSwap<View>>::default(), Arc::<Journal>::default());
         let (control, commands) = Control::new(view.clone(), journal.clone());
         let inside = Inside {

@@ -20,6 +20,7 @@ use super::guard::Hosts;
 use super::server::{BindError, bind, router, serve};
 use super::testing::{Engine, conviction, percent, shop, version};
 use super::wire::{Changed, Problem, Service, Services, Split};
+use crate::control::command::Control;
 use crate::domain::judge::{Hold, Mode, Verdict};
 use crate::domain::split::Role;
 
@@ -62,6 +63,10 @@ fn is(status: u16, kind: &str) -> (u16, String) {
 
 fn world() -> World {
     let (engine, control) = Engine::start([shop()]);
+    world_of(engine, control)
+}
+
+fn world_of(engine: Arc<Engine>, control: Control) -> World {
     let (readiness, closing) = (Arc::<Readiness>::default(), CancellationToken::new());
     let api = Api::new(control, readiness.clone(), closing.clone());
     let bound = SocketAddr::from(([127, 0, 0, 2], 9900));
@@ -91,8 +96,12 @@ impl World {
     }
 }
 
+fn peer() -> Peer {
+    Peer { address: ([127, 0, 0, 1], 5).into(), hang_up: CancellationToken::new() }
+}
+
 fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Request<Body> {
-    let mut request = Request::builder().method(method).uri(path).extension(Peer(([127, 0, 0, 1], 5).into()));
+    let mut request = Request::builder().method(method).uri(path).extension(peer());
     let own = headers.iter().any(|(name, _)| *name == "host");
     if !own {
         request = request.header("host", "localhost:9900");
@@ -412,16 +421,54 @@ async fn a_watcher_hears_a_heartbeat_when_nothing_happens() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watcher_that_takes_nothing_is_dropped() {
-    let world = world();
-    let body = world.open(request("GET", "/v1/events", &[], "")).await.into_body();
+    let (world, peer) = (world(), peer());
+    let mut watch = request("GET", "/v1/events", &[], "");
+    watch.extensions_mut().insert(peer.clone());
+    let body = world.open(watch).await.into_body();
     for _ in 0..50 {
         world.post("/v1/services/shop:abort", "").await;
         world.post("/v1/services/shop:unseal", "").await;
     }
     tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+    assert!(peer.hang_up.is_cancelled());
     let taken = body.collect().await.unwrap().to_bytes();
     let taken = std::str::from_utf8(&taken).unwrap().matches("event: ").count();
     assert!((1..100).contains(&taken), "{taken}");
+}
+
+#[tokio::test]
+async fn watchers_cannot_take_every_connection() {
+    let world = world();
+    let mut watching = Vec::new();
+    for _ in 0..64 {
+        watching.push(world.open(request("GET", "/v1/events", &[], "")).await);
+    }
+    assert_eq!(world.get("/v1/events").await.problem(), is(503, "too-many-watchers"));
+}
+
+#[tokio::test]
+async fn without_an_engine_reading_goes_on() {
+    let (engine, control, commands) = Engine::new([shop()]);
+    drop(commands);
+    let world = world_of(engine, control);
+    assert_eq!(world.post("/v1/services/shop:abort", "").await.problem(), is(503, "unavailable"));
+    assert_eq!(world.get("/v1/services/shop").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_does_not_hang_the_caller() {
+    let (engine, control, _commands) = Engine::new([shop()]);
+    let world = world_of(engine, control);
+    assert_eq!(world.post("/v1/services/shop:abort", "").await.problem(), is(503, "unavailable"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_comes_is_not_waited_for() {
+    let world = world();
+    let mut patch = request("PATCH", "/v1/services/shop/split", &[("content-type", "application/json")], "");
+    let (_silent, body) = http_body_util::channel::Channel::<Bytes>::new(1);
+    *patch.body_mut() = Body::new(body);
+    assert_eq!(world.send(patch).await.problem(), is(408, "timeout"));
 }
 
 #[tokio::test]

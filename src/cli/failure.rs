@@ -57,9 +57,7 @@ impl From<Problem> for Failure {
         // Forbidden, conflict, precondition failed, misdirected, locked, precondition required.
         let exit =
             if matches!(problem.status, 403 | 409 | 412 | 421 | 423 | 428) { Exit::Refused } else { Exit::Error };
-        let fields = problem.errors.iter().filter(|error| !error.pointer.is_empty());
-        let fields: String = fields.map(|error| format!(" (at `{}`)", error.pointer)).collect();
-        Failure::new(exit, format!("{}{fields}", problem.detail)).help(problem.help)
+        Failure::new(exit, problem.detail).help(problem.help)
     }
 }
 

@@ -161,7 +161,7 @@ fn promoting_leaves_no_canary() {
 fn unknown_names_are_errors() {
     let world = world();
     assert_eq!(world.refused("abort cart"), (Exit::Error, "there is no service `cart`".to_owned()));
-    let unknown = "service `shop` has no version `v9` (at `/version`)".to_owned();
+    let unknown = "service `shop` has no version `v9`".to_owned();
     assert_eq!(world.refused("unseal shop v9"), (Exit::Error, unknown));
     assert_eq!(world.refused("abort shop --reason a\nb").0, Exit::Usage);
 }
