@@ -79,7 +79,8 @@ impl StartError {
 
 /// Starts everything; returns when requests are served.
 pub fn start(settings: Settings) -> Result<App, StartError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
     let listeners = bind(&runtime, &settings.listeners)?;
     let admin = admin::bind(settings.admin)?;
     let admin_address = admin.local_addr()?;
