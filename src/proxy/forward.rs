@@ -69,9 +69,9 @@ async fn attempts(call: &Call, version: &Version, mut dues: Dues, mut request: R
         && let Some(in_flight) = version.pool.pick(&tried, call.worker.draw())
     {
         let endpoint = in_flight.endpoint().id;
-        let deadline = call.worker.deadlines.deadline();
+        let (deadline, started) = (call.worker.deadlines.deadline(), call.worker.now());
         let opened = dial.open(call, in_flight.endpoint(), &deadline).await;
-        dues.owe(version, in_flight);
+        dues.owe(version, in_flight, started);
         let channel = match opened {
             Ok(channel) => channel,
             Err(refused) => {
@@ -259,8 +259,8 @@ impl Dues {
         &self.service.timeouts
     }
 
-    fn owe(&mut self, version: &Version, in_flight: InFlight) {
-        self.attempt = Some((self.worker.recorder.owe(version.id, self.worker.now()), in_flight));
+    fn owe(&mut self, version: &Version, in_flight: InFlight, started: Moment) {
+        self.attempt = Some((self.worker.recorder.owe(version.id, started), in_flight));
     }
 
     fn head(&mut self, micros: u64) {
