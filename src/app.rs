@@ -19,10 +19,13 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{self, Readiness};
 use crate::config::Settings;
+use crate::control::boot::{Beginning, BootError, boot};
 use crate::control::command::Control;
-use crate::control::engine::{Engine, Inlets};
+pub use crate::control::command::Force;
+use crate::control::engine::{Engine, Inlets, Tools};
 use crate::control::journal::Journal;
 use crate::control::resolver::{keep_resolving, resolve};
+use crate::control::store::{Keeper, OpenError};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::link::{self, Clock};
@@ -43,10 +46,24 @@ pub struct App {
     stop_admin: oneshot::Sender<()>,
     admin_task: JoinHandle<io::Result<()>>,
     engine: thread::JoinHandle<()>,
+    store: thread::JoinHandle<()>,
     /// For everything that waits: the API, lookups, signals.
     runtime: Runtime,
     linger: Duration,
     drain: Duration,
+}
+
+/// What is asked for beside the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Whether the file may leave out versions that have traffic.
+    pub force: Force,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { force: Force::No }
+    }
 }
 
 /// Why nothing was started. Nothing is bound or running any more.
@@ -56,6 +73,8 @@ pub enum StartError {
     Bind(SocketAddr, #[source] io::Error),
     #[error(transparent)]
     Admin(#[from] admin::BindError),
+    #[error(transparent)]
+    Boot(#[from] BootError),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
 }
@@ -72,13 +91,23 @@ impl StartError {
                 _ => "choose another address in the file",
             },
             StartError::Admin(admin::BindError::NotLoopback(_)) => "use 127.0.0.1 or [::1]",
+            StartError::Boot(BootError::Store(OpenError::Locked(_))) => {
+                "one store serves one proxy: end the other process, or name another `store.path`"
+            }
+            StartError::Boot(BootError::Store(OpenError::Newer(..))) => {
+                "start the newer release, or name another `store.path` (what was decided is then forgotten)"
+            }
+            StartError::Boot(BootError::Store(OpenError::Unusable(..))) => "make the directory readable and writable",
+            StartError::Boot(BootError::InUse(_)) => {
+                "list the version again, move its traffic first, or start with `--force-drain`"
+            }
             StartError::Thread(_) => "raise the limit on threads (`ulimit -u`), or lower `workers`",
         }
     }
 }
 
 /// Starts everything; returns when requests are served.
-pub fn start(settings: Settings) -> Result<App, StartError> {
+pub fn start(settings: Settings, options: Options) -> Result<App, StartError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
     let listeners = bind(&runtime, &settings.listeners)?;
@@ -87,17 +116,19 @@ pub fn start(settings: Settings) -> Result<App, StartError> {
 
     let clock = Clock::start();
     let authorities = authorities(&settings);
-    let mut state = State::of(settings.services);
+    let Beginning { mut state, store, entries, trouble } = boot(settings.store.as_deref(), settings.services, options.force)?;
     look_up(&runtime, &authorities, &mut state);
     let (publisher, subscriber) = link::snapshots(Snapshot::of(&state, &Snapshot::default()));
     let (batch_sender, batches) = link::batches();
     let (resolved_sender, resolved) = mpsc::channel(WAITING_LOOKUPS);
 
     let workers = settings.workers.unwrap_or_else(one_per_core);
-    let (journal, view) = (Arc::new(Journal::default()), Arc::new(ArcSwap::default()));
+    let (journal, view) = (Arc::new(Journal::of(entries)), Arc::new(ArcSwap::default()));
     let (control, commands) = Control::new(view.clone(), journal.clone());
-    let engine = Engine::new(state, publisher, workers, journal, view, clock);
-    let engine = start_engine(engine, Inlets { batches, commands, resolved })?;
+    let (stored_sender, stored) = mpsc::unbounded_channel();
+    let (keeper, store) = Keeper::start(store, stored_sender)?;
+    let engine = Engine::new(state, Tools { publisher, keeper, journal, view, clock, workers }, trouble);
+    let engine = start_engine(engine, Inlets { batches, commands, resolved, stored })?;
 
     let limits = Limits { request_head: settings.request_head, client_idle: settings.client_idle };
     let data_plane = proxy::Settings { workers, limits, access_log: settings.log.access };
@@ -122,6 +153,7 @@ pub fn start(settings: Settings) -> Result<App, StartError> {
         stop_admin,
         admin_task,
         engine,
+        store,
         runtime,
         linger: settings.linger,
         drain: settings.drain,
@@ -210,6 +242,9 @@ impl App {
         self.proxy.end();
         if self.engine.join().is_err() {
             tracing::error!("the engine ended by a panic");
+        }
+        if self.store.join().is_err() {
+            tracing::error!("the store's thread ended by a panic");
         }
         let _ended_already = self.stop_admin.send(());
         if let Ok(Err(error)) | Err(error) = self.runtime.block_on(self.admin_task).map_err(io::Error::other) {

@@ -102,6 +102,10 @@ impl From<Refused> for Problem {
             Refused::Conflict(Refusal::NoCanary) => {
                 NO_CANARY.because(detail, "name a canary in the configuration file first")
             }
+            Refused::InUse(_) => IN_USE.because(detail, "list the version again, or reload with `force_drain`"),
+            Refused::NotKept(_) => {
+                NOT_KEPT.because(detail, "mend the store (space, permissions); nothing has changed; lowering works as ever")
+            }
             Refused::Unavailable => UNAVAILABLE.because(detail, "try again in a moment"),
         }
     }
@@ -127,6 +131,8 @@ pub const MISDIRECTED: Kind = Kind::new("/problems/unknown-host", "Unknown host"
 pub const INVALID: Kind = Kind::new("/problems/invalid-field", "A field is not acceptable", S::UNPROCESSABLE_ENTITY);
 pub const PRECONDITION_REQUIRED: Kind =
     Kind::new("/problems/precondition-required", "Precondition required", S::PRECONDITION_REQUIRED);
+pub const IN_USE: Kind = Kind::new("/problems/version-in-use", "The version is in use", S::CONFLICT);
+pub const NOT_KEPT: Kind = Kind::new("/problems/store", "The store cannot keep it", S::INSUFFICIENT_STORAGE);
 pub const UNAVAILABLE: Kind = Kind::new("/problems/unavailable", "The engine is not available", S::SERVICE_UNAVAILABLE);
 pub const NOT_READY: Kind = Kind::new("/problems/not-ready", "Not ready for traffic", S::SERVICE_UNAVAILABLE);
 pub const TOO_MANY_WATCHERS: Kind =

@@ -131,6 +131,11 @@ pub fn entry(entry: &Entry) -> String {
 
 fn change(change: &Change) -> String {
     match change {
+        Change::Declared { stable, canary: None, .. } => format!("declared: stable {stable}"),
+        Change::Declared { stable, canary: Some(canary), weight, .. } => {
+            format!("declared: stable {stable}, canary {canary} at {weight}")
+        }
+        Change::Resumed => "judging anew after a restart".to_owned(),
         Change::WeightSet { version, from, to } => format!("weight of {version} set from {from} to {to}"),
         Change::Promoted { version, replaced } => format!("{version} promoted, replacing {replaced}"),
         Change::Aborted { version, from } => format!("{version} aborted at {from}, and sealed"),

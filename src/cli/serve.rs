@@ -7,7 +7,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{Exit, Failure};
-use crate::app::{self, App};
+use crate::app::{self, App, Force, Options};
 use crate::config::{self, Colour, LogFormat, LogSettings, Problems, Settings};
 
 /// Run the proxy
@@ -19,6 +19,10 @@ pub struct Serve {
     /// Worker threads; beats the file [default: one per core]
     #[arg(long, env = "PENSTOCK_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     workers: Option<u16>,
+
+    /// Start even if the file leaves out versions that have traffic
+    #[arg(long)]
+    force_drain: bool,
 
     /// What to log, such as `debug` or `penstock::proxy=debug,info`; beats the file
     #[arg(long, env = "PENSTOCK_LOG", value_name = "LEVEL")]
@@ -35,12 +39,13 @@ impl Serve {
             settings.workers = Some(workers.into());
         }
         start_log(settings.log, self.log.as_deref())?;
-        Ok(start(settings)?.run()?)
+        let force = if self.force_drain { Force::Drain } else { Force::No };
+        Ok(start(settings, Options { force })?.run()?)
     }
 }
 
-pub(super) fn start(settings: Settings) -> Result<App, Failure> {
-    app::start(settings).map_err(|error| Failure::new(Exit::Error, error.to_string()).help(error.help()))
+pub(super) fn start(settings: Settings, options: Options) -> Result<App, Failure> {
+    app::start(settings, options).map_err(|error| Failure::new(Exit::Error, error.to_string()).help(error.help()))
 }
 
 /// Nothing is bound before the file is right.

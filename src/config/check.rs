@@ -36,6 +36,7 @@ pub(super) fn settings(mut root: Table<'_>) -> Option<Settings> {
 
     let services: Option<Vec<Definition>> = services.into_iter().map(Draft::build).collect();
     Some(Settings {
+        store: None,
         workers,
         listeners: listeners.into_iter().map(|listener| listener.value).collect(),
         admin: admin?.value,

@@ -48,6 +48,8 @@ pub struct Settings {
     pub linger: Duration,
     /// To let requests in flight come to their end, after that.
     pub drain: Duration,
+    /// Where what was decided is kept; `None`: nowhere.
+    pub store: Option<std::path::PathBuf>,
     pub log: LogSettings,
     /// At least one, in the order of the file.
     pub services: Vec<Definition>,

@@ -6,24 +6,34 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::journal::{Actor, Journal};
+use super::store::StoreError;
 use super::view::View;
 use crate::domain::judge::Mode;
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::standing::{Change, Input, Refusal, Request};
-use crate::domain::state::ServiceState;
+use crate::domain::service::Definition;
+use crate::domain::state::{InUse, ServiceState};
 use crate::domain::time::Moment;
 
 /// Commands that may wait for the engine, which answers within a tick; more than that are refused as busy.
 const WAITING_COMMANDS: usize = 256;
 
-/// A person's request to change a service.
+/// What the engine is asked to do.
 #[derive(Debug)]
-pub struct Command {
-    pub service: ServiceName,
-    pub request: Request,
-    pub precondition: Precondition,
-    pub actor: Actor,
-    pub reply: oneshot::Sender<Result<Done, Refused>>,
+pub enum Command {
+    /// A person's request to change a service.
+    Change { service: ServiceName, request: Request, precondition: Precondition, actor: Actor, reply: Reply },
+    /// A file was read again.
+    Declare { definitions: Vec<Definition>, force: Force, actor: Actor, reply: Reply },
+}
+
+pub type Reply = oneshot::Sender<Result<Done, Refused>>;
+
+/// Whether versions that have a role at present may be left out of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    No,
+    Drain,
 }
 
 /// What the caller believes the service's revision to be. Only raising asks for it.
@@ -42,6 +52,8 @@ pub struct Done {
     /// The service's revision now.
     pub revision: u64,
     pub changed: bool,
+    /// False: it has taken effect, but the store has not kept it yet. A crash might forget it.
+    pub durable: bool,
 }
 
 /// Why a command was not carried out. Nothing has changed.
@@ -57,6 +69,10 @@ pub enum Refused {
     PreconditionFailed { given: u64, current: u64 },
     #[error(transparent)]
     Conflict(#[from] Refusal),
+    #[error("{}", in_use(.0))]
+    InUse(Vec<InUse>),
+    #[error("the store cannot keep it: {0}")]
+    NotKept(StoreError),
     #[error("the engine is busy or stopping")]
     Unavailable,
 }
@@ -90,6 +106,10 @@ pub fn admit(
     }
 }
 
+fn in_use(versions: &[InUse]) -> String {
+    versions.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 /// Lowers, or keeps the weight of a running probe.
 fn never_raises(change: &Change) -> bool {
     change.lowers() || matches!(change, Change::WeightSet { from, to, .. } if from == to)
@@ -121,8 +141,17 @@ impl Control {
         precondition: Precondition,
         actor: Actor,
     ) -> Result<Done, Refused> {
+        self.command(|reply| Command::Change { service, request, precondition, actor, reply }).await
+    }
+
+    /// Puts a file's definitions in the place of the last one's.
+    pub async fn declare(&self, definitions: Vec<Definition>, force: Force, actor: Actor) -> Result<Done, Refused> {
+        self.command(|reply| Command::Declare { definitions, force, actor, reply }).await
+    }
+
+    async fn command(&self, command: impl FnOnce(Reply) -> Command) -> Result<Done, Refused> {
         let (reply, answer) = oneshot::channel();
-        let command = Command { service, request, precondition, actor, reply };
+        let command = command(reply);
         self.commands.try_send(command).map_err(|_| Refused::Unavailable)?;
         answer.await.map_err(|_| Refused::Unavailable)?
     }
@@ -193,7 +222,7 @@ mod tests {
         let changes = service.standing.handle(NOW, Mode::AbortOnly, Input::Judged(Verdict::Probe)).unwrap();
         let name = service.definition.name.clone();
         for change in changes {
-            state.apply(&Event { service: name.clone(), change });
+            state.apply(1, &Event { service: name.clone(), change });
         }
         assert_eq!(weigh(&state, 50, Precondition::None).unwrap().len(), 1);
         assert!(matches!(weigh(&state, 51, Precondition::None), Err(Refused::PreconditionRequired { .. })));

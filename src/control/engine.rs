@@ -4,21 +4,22 @@
 //! period later; never early because something failed, or the faster version's errors would arrive before the other's
 //! and convict it in an outage that both share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::collector::Collector;
-use super::command::{Command, Commands, Done, Refused, admit};
+use super::command::{Command, Commands, Done, Force, Refused, Reply, admit};
 use super::journal::{Actor, Entry, Incident, Journal};
-use super::view::{ServiceView, View};
+use super::store::{Insist, Keeper, StoreError, Stored};
+use super::view::{ServiceView, StoreView, View};
 use crate::domain::judge::Judge;
 use crate::domain::names::{Exposure, ServiceName};
+use crate::domain::service::Definition;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::standing::{Change, Input};
 use crate::domain::state::{Event, State};
@@ -31,6 +32,8 @@ const GRACE: Duration = Duration::from_millis(50);
 /// Ticks between two pictures of a service: often while it is judged, else once a second.
 const VIEW_TICKS_JUDGED: u64 = 2;
 const VIEW_TICKS: u64 = 10;
+/// How long an announcement waits for a slow disk.
+const LATE: Duration = Duration::from_secs(1);
 /// A canary without a failure for this long has no incident running.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -47,21 +50,56 @@ pub struct Inlets {
     pub batches: BatchReceiver,
     pub commands: Commands,
     pub resolved: mpsc::Receiver<Resolved>,
+    pub stored: mpsc::UnboundedReceiver<Stored>,
+}
+
+/// What the engine works with.
+#[derive(Debug)]
+pub struct Tools {
+    pub publisher: Publisher,
+    pub keeper: Keeper,
+    pub journal: Arc<Journal>,
+    pub view: Arc<ArcSwap<View>>,
+    pub clock: Clock,
+    pub workers: usize,
 }
 
 #[derive(Debug)]
 pub struct Engine {
     state: State,
-    publisher: Publisher,
+    tools: Tools,
     published: u64,
     collector: Collector,
     trials: BTreeMap<ServiceName, Trial>,
-    journal: Arc<Journal>,
-    view: Arc<ArcSwap<View>>,
     drawn: BTreeMap<ServiceName, Tick>,
-    clock: Clock,
     /// The next tick to close.
     closing: Tick,
+    /// The revision given out last; the state's own once everything is kept.
+    given_out: u64,
+    /// The newest revision that anybody was told of.
+    announced: u64,
+    /// For the store to keep, oldest first.
+    waiting: VecDeque<Waiting>,
+    trouble: Option<StoreError>,
+    unsaved: usize,
+}
+
+/// Entries on their way to the store.
+#[derive(Debug)]
+struct Waiting {
+    entries: Vec<Entry>,
+    since: Moment,
+    reply: Option<Reply>,
+    then: Then,
+}
+
+/// What is to be done once the store has kept them.
+#[derive(Debug)]
+enum Then {
+    /// They have taken effect: say so.
+    Announce,
+    /// They take effect, unless something lowered one of their services meanwhile.
+    Apply { overtaken: bool, definitions: Option<Vec<Definition>> },
 }
 
 /// The judgement of one exposure.
@@ -75,28 +113,22 @@ struct Trial {
 }
 
 impl Engine {
-    /// `publisher` has published a snapshot of `state` already.
+    /// The publisher has published a snapshot of `state` already.
     #[must_use]
-    pub fn new(
-        state: State,
-        publisher: Publisher,
-        workers: usize,
-        journal: Arc<Journal>,
-        view: Arc<ArcSwap<View>>,
-        clock: Clock,
-    ) -> Engine {
-        let published = state.stamp();
+    pub fn new(state: State, tools: Tools, trouble: Option<StoreError>) -> Engine {
         let mut engine = Engine {
-            state,
-            publisher,
-            published,
-            collector: Collector::new(workers),
+            published: state.stamp(),
+            given_out: state.revision(),
+            announced: state.revision(),
+            collector: Collector::new(tools.workers),
             trials: BTreeMap::new(),
-            journal,
-            view,
             drawn: BTreeMap::new(),
-            clock,
-            closing: clock.now().tick(),
+            closing: tools.clock.now().tick(),
+            waiting: VecDeque::new(),
+            unsaved: 0,
+            trouble,
+            state,
+            tools,
         };
         engine.draw_all();
         engine
@@ -105,10 +137,11 @@ impl Engine {
     /// Runs until every worker is gone.
     pub async fn run(mut self, mut inlets: Inlets) {
         loop {
-            let late = self.clock.instant(self.closing.end().plus(GRACE)).into();
+            let late = self.tools.clock.instant(self.closing.end().plus(GRACE)).into();
             tokio::select! {
                 biased; // a person's word first: a flood of batches must not keep an abort waiting
                 Some(command) = inlets.commands.recv() => self.command(command),
+                Some(stored) = inlets.stored.recv() => self.stored(stored),
                 Some(resolved) = inlets.resolved.recv() => self.resolved(&resolved),
                 batch = inlets.batches.next() => match batch {
                     Some(batch) => self.collector.absorb(batch),
@@ -123,17 +156,177 @@ impl Engine {
     }
 
     fn command(&mut self, command: Command) {
-        let Command { service, request, precondition, actor, reply } = command;
-        let result = match self.state.service(&service) {
-            None => Err(Refused::NoService(service)),
-            Some(state) => admit(state, self.clock.now(), request, precondition).map(|changes| {
-                let changed = !changes.is_empty();
-                self.enact(&service, changes, &actor);
-                self.draw(&service);
-                Done { revision: self.state.service(&service).map_or(0, |state| state.revision), changed }
-            }),
+        match command {
+            Command::Change { service, request, precondition, actor, reply } => {
+                let admitted = match self.state.service(&service) {
+                    None => Err(Refused::NoService(service.clone())),
+                    Some(state) => admit(state, self.tools.clock.now(), request, precondition),
+                };
+                match admitted {
+                    Ok(changes) if changes.is_empty() => self.answer(Some(reply), &service, Ok(false), true),
+                    Ok(changes) => self.enact(&service, changes, &actor, Some(reply)),
+                    Err(refused) => self.answer(Some(reply), &service, Err(refused), true),
+                }
+            }
+            Command::Declare { definitions, force, actor, reply } => self.declare(definitions, force, &actor, reply),
+        }
+    }
+
+    fn answer(&self, reply: Option<Reply>, service: &ServiceName, result: Result<bool, Refused>, durable: bool) {
+        let Some(reply) = reply else { return };
+        let revision = self.state.service(service).map_or(self.state.revision(), |state| state.revision);
+        let _nobody_waiting = reply.send(result.map(|changed| Done { revision, changed, durable }));
+    }
+
+    /// Puts a file's definitions in the place of the last one's, together with what they change about how services stand.
+    fn declare(&mut self, definitions: Vec<Definition>, force: Force, actor: &Actor, reply: Reply) {
+        let in_use = self.state.in_use(&definitions);
+        if force == Force::No && !in_use.is_empty() {
+            let _nobody_waiting = reply.send(Err(Refused::InUse(in_use)));
+            return;
+        }
+        let entries: Vec<Entry> =
+            self.state.news(&definitions).into_iter().map(|event| self.entry(event, actor)).collect();
+        let then = Then::Apply { overtaken: false, definitions: Some(definitions) };
+        let waiting = Waiting { entries, since: self.tools.clock.now(), reply: Some(reply), then };
+        if waiting.entries.is_empty() {
+            return self.finish(waiting, true);
+        }
+        self.tools.keeper.append(waiting.entries.clone(), Insist::No);
+        self.waiting.push_back(waiting);
+    }
+
+    /// Makes changes true. What takes traffic from the canary is published before anything else is done with it, and
+    /// announced once it is kept; all else is kept first.
+    fn enact(&mut self, name: &ServiceName, changes: Vec<Change>, actor: &Actor, reply: Option<Reply>) {
+        let (kept, said): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(Change::is_kept);
+        for change in said {
+            let entry = self.entry(Event { service: name.clone(), change }, actor);
+            self.apply(&entry);
+            self.announce(entry);
+        }
+        if kept.is_empty() {
+            return;
+        }
+        let lowers = kept.iter().any(Change::lowers);
+        let events = kept.into_iter().map(|change| Event { service: name.clone(), change });
+        let mut entries: Vec<Entry> = events.map(|event| self.entry(event, actor)).collect();
+        let then = if lowers {
+            if let Some(first) = entries.first_mut() {
+                first.overtakes = self.overtake(name);
+            }
+            for entry in &mut entries {
+                self.apply(entry);
+                entry.incident = self.incident(entry);
+            }
+            Then::Announce
+        } else {
+            Then::Apply { overtaken: false, definitions: None }
         };
-        let _nobody_waiting = reply.send(result);
+        self.tools.keeper.append(entries.clone(), if lowers { Insist::Yes } else { Insist::No });
+        self.waiting.push_back(Waiting { entries, since: self.tools.clock.now(), reply, then });
+    }
+
+    fn entry(&mut self, event: Event, actor: &Actor) -> Entry {
+        self.given_out += 1;
+        Entry::new(self.given_out, event, actor.clone())
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        self.state.apply(entry.revision, &entry.event);
+        self.publish();
+    }
+
+    /// A lowering cancels what would raise the service and has not taken effect yet; returns the entries' revisions.
+    fn overtake(&mut self, name: &ServiceName) -> Vec<u64> {
+        let mut revisions = Vec::new();
+        for waiting in &mut self.waiting {
+            if let Then::Apply { overtaken, .. } = &mut waiting.then
+                && waiting.entries.iter().any(|entry| entry.event.service == *name)
+            {
+                *overtaken = true;
+                revisions.extend(waiting.entries.iter().map(|entry| entry.revision));
+            }
+        }
+        revisions
+    }
+
+    /// The store has kept what waited, or could not.
+    fn stored(&mut self, stored: Stored) {
+        self.unsaved = stored.waiting;
+        self.trouble = stored.result.clone().err();
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.revision() <= stored.revision) {
+            match &stored.result {
+                Ok(()) => self.finish(waiting, true),
+                Err(error) => self.give_up(waiting, error),
+            }
+        }
+        if stored.result.is_ok() && self.waiting.is_empty() && self.tools.keeper.wants_compaction() {
+            self.tools.keeper.compact(self.state.saved());
+        }
+        self.show();
+    }
+
+    fn give_up(&mut self, waiting: Waiting, error: &StoreError) {
+        match waiting.then {
+            Then::Announce => self.finish(waiting, false),
+            Then::Apply { .. } => {
+                tracing::error!(%error, "the store did not keep a change, so it is not made");
+                let service = waiting.service().cloned();
+                if let (Some(service), Some(reply)) = (service, waiting.reply) {
+                    self.answer(Some(reply), &service, Err(Refused::NotKept(error.clone())), false);
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, waiting: Waiting, durable: bool) {
+        let service = waiting.service().cloned();
+        let Waiting { entries, reply, then, .. } = waiting;
+        let result = match then {
+            Then::Announce => Ok(true),
+            Then::Apply { overtaken: true, .. } => {
+                let current = self.state.revision();
+                Err(Refused::PreconditionFailed { given: entries.first().map_or(current, |entry| entry.revision), current })
+            }
+            Then::Apply { definitions, .. } => {
+                let changed = definitions.is_some() || !entries.is_empty();
+                for entry in &entries {
+                    self.state.apply(entry.revision, &entry.event);
+                }
+                if let Some(definitions) = definitions {
+                    self.state.define(definitions);
+                }
+                self.publish();
+                Ok(changed)
+            }
+        };
+        if result.is_ok() {
+            for entry in entries {
+                self.announce(Entry { durable, ..entry });
+            }
+            if service.is_none() {
+                self.draw_all();
+            }
+        }
+        match (service, reply) {
+            (Some(service), reply) => self.answer(reply, &service, result, durable),
+            (None, Some(reply)) => {
+                let revision = self.state.revision();
+                let _nobody_waiting = reply.send(result.map(|changed| Done { revision, changed, durable }));
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// What has taken effect is not kept back for ever by a slow disk.
+    fn announce_late(&mut self, now: Moment) {
+        let late = |waiting: &Waiting| matches!(waiting.then, Then::Announce) && now.since(waiting.since) >= LATE;
+        while let Some(index) = self.waiting.iter().position(late) {
+            if let Some(waiting) = self.waiting.remove(index) {
+                self.finish(waiting, false);
+            }
+        }
     }
 
     fn resolved(&mut self, resolved: &Resolved) {
@@ -146,7 +339,8 @@ impl Engine {
         let tick = self.closing;
         self.closing = tick.next();
         let rows = self.collector.close(tick);
-        let now = self.clock.now();
+        let now = self.tools.clock.now();
+        self.announce_late(now);
         let names: Vec<ServiceName> = self.state.services().map(|service| service.definition.name.clone()).collect();
         for name in &names {
             self.judge(name, tick, now, &rows);
@@ -171,7 +365,7 @@ impl Engine {
         let (definition, weight) = (service.definition.clone(), service.standing.weight);
         let trial = match self.trials.remove(name) {
             Some(trial) if trial.exposure == exposure => trial,
-            _ => Trial::new(exposure, Judge::new(&definition.policy, definition.timeouts.response_head)),
+            _ => Trial::new(exposure, Judge::new(&definition.policy, definition.timeouts.response_head, service.standing.trials)),
         };
         let trial = self.trials.entry(name.clone()).or_insert(trial);
         trial.count(tick, rows);
@@ -187,41 +381,36 @@ impl Engine {
     fn act(&mut self, name: &ServiceName, now: Moment, input: Input) {
         let Some(service) = self.state.service(name) else { return };
         let mode = service.definition.policy.mode;
-        if let Ok(changes) = service.standing.handle(now, mode, input) {
-            self.enact(name, changes, &Actor::judge());
+        let Ok(changes) = service.standing.handle(now, mode, input) else { return };
+        // What the machine asked for already is on its way to the store; lowering is never asked for twice, for it is done.
+        let lowers = changes.iter().any(Change::lowers);
+        if !lowers && self.waiting.iter().any(|waiting| waiting.service() == Some(name)) {
+            return;
         }
+        self.enact(name, changes, &Actor::judge(), None);
     }
 
-    /// Makes changes true. What takes traffic from the canary is published before anything else is done with it.
-    fn enact(&mut self, name: &ServiceName, changes: Vec<Change>, actor: &Actor) {
-        for change in changes {
-            let lowers = change.lowers();
-            let event = Event { service: name.clone(), change };
-            self.state.apply(&event);
-            if lowers {
-                self.publish();
-            }
-            self.announce(event, actor);
-            self.publish();
-            self.drawn.remove(name); // whoever looks after the announcement sees it
-        }
-    }
-
-    fn announce(&self, event: Event, actor: &Actor) {
-        let incident = match &event.change {
+    fn incident(&self, entry: &Entry) -> Option<Incident> {
+        match &entry.event.change {
             Change::RolledBack { .. } | Change::Aborted { .. } | Change::WouldRollBack { .. } => {
-                self.trials.get(&event.service).map(|trial| trial.incident(self.clock.now()))
+                self.trials.get(&entry.event.service).map(|trial| trial.incident(self.tools.clock.now()))
             }
             _ => None,
-        };
-        let (revision, at) = (self.state.revision(), Timestamp::now());
-        self.journal.append(Entry { revision, at, actor: actor.clone(), event, incident });
+        }
+    }
+
+    fn announce(&mut self, entry: Entry) {
+        let service = entry.event.service.clone();
+        self.announced = self.announced.max(entry.revision);
+        self.tools.journal.append(entry);
+        self.draw(&service); // whoever looks after the announcement sees it
     }
 
     /// Publishes a snapshot if the newest one no longer shows the state.
     fn publish(&mut self) {
         if self.published != self.state.stamp() {
-            self.publisher.publish(Snapshot::of(&self.state, &self.publisher.current()));
+            let snapshot = Snapshot::of(&self.state, &self.tools.publisher.current());
+            self.tools.publisher.publish(snapshot);
             self.published = self.state.stamp();
         }
     }
@@ -233,20 +422,49 @@ impl Engine {
         }
     }
 
-    /// Draws a service's picture anew, and shows it.
+    /// Draws a service's picture anew, and shows it. What has taken effect and is not announced yet is not shown either:
+    /// who has seen a rollback may rely on it.
     fn draw(&mut self, name: &ServiceName) {
+        let unannounced = |waiting: &Waiting| matches!(waiting.then, Then::Announce) && waiting.service() == Some(name);
+        if self.waiting.iter().any(unannounced) {
+            return;
+        }
         let Some(service) = self.state.service(name) else { return };
-        let snapshot = self.publisher.current();
+        let snapshot = self.tools.publisher.current();
         let reading = self.trials.get(name).map(|trial| trial.judge.reading()).unwrap_or_default();
         let drawn = ServiceView::draw(service, &snapshot, reading, &mut self.collector, self.closing);
-        let mut view = View::clone(&self.view.load());
+        let mut view = View::clone(&self.tools.view.load());
         view.services.insert(name.clone(), Arc::new(drawn));
-        view.revision = self.state.revision();
+        self.store_view(view);
+    }
+
+    fn show(&self) {
+        self.store_view(View::clone(&self.tools.view.load()));
+    }
+
+    fn store_view(&self, mut view: View) {
+        view.services.retain(|name, _| self.state.service(name).is_some());
+        view.revision = self.announced;
         view.lost_outcomes = self.collector.lost;
         view.left_out = self.collector.left_out;
         view.applied = self.collector.applied();
-        view.published = snapshot.revision;
-        self.view.store(Arc::new(view));
+        view.published = self.tools.publisher.current().revision;
+        view.store = StoreView { trouble: self.trouble.clone(), unsaved: self.unsaved };
+        self.tools.view.store(Arc::new(view));
+    }
+}
+
+impl Waiting {
+    fn revision(&self) -> u64 {
+        self.entries.last().map_or(0, |entry| entry.revision)
+    }
+
+    /// The service that a person or the judge acted on; `None` for a file.
+    fn service(&self) -> Option<&ServiceName> {
+        match &self.then {
+            Then::Apply { definitions: Some(_), .. } => None,
+            Then::Announce | Then::Apply { .. } => self.entries.first().map(|entry| &entry.event.service),
+        }
     }
 }
 

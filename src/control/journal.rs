@@ -22,9 +22,31 @@ pub struct Entry {
     pub actor: Actor,
     #[serde(flatten)]
     pub event: Event,
-    /// Figures that only the announcement carries.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub incident: Option<Incident>,
+    /// Entries of this service that had not taken effect yet, and do not any more.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub overtakes: Vec<u64>,
+    /// False: announced before the store had kept it. A crash might forget it.
+    #[serde(skip_serializing_if = "is_true", default = "yes")]
+    pub durable: bool,
+}
+
+impl Entry {
+    #[must_use]
+    pub fn new(revision: u64, event: Event, actor: Actor) -> Entry {
+        let at = Timestamp::now();
+        Entry { revision, at, actor, event, incident: None, overtakes: Vec::new(), durable: true }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_true(flag: &bool) -> bool {
+    *flag
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Who did it.
@@ -70,6 +92,14 @@ impl Default for Journal {
 }
 
 impl Journal {
+    /// Begins with what was kept.
+    #[must_use]
+    pub fn of(entries: Vec<Entry>) -> Journal {
+        let newest = entries.len().saturating_sub(KEPT);
+        let entries = Mutex::new(entries.into_iter().skip(newest).collect());
+        Journal { entries, ..Journal::default() }
+    }
+
     /// Appends and announces. Called by the engine alone.
     pub fn append(&self, entry: Entry) {
         log(&entry);
@@ -115,6 +145,11 @@ fn log(entry: &Entry) {
                 "would have rolled back, if not only observing"
             );
         }
+        Change::Declared { stable, canary, weight, .. } => {
+            let canary = canary.as_ref().map(tracing::field::display);
+            tracing::info!(%service, %stable, canary, %weight, actor, "declared");
+        }
+        Change::Resumed => tracing::info!(%service, "judging anew after a restart"),
         Change::HoldBegan { reason } => tracing::warn!(%service, ?reason, "verdict held"),
         Change::HoldEnded => tracing::info!(%service, "verdict no longer held"),
         Change::WeightSet { version, from, to } => tracing::info!(%service, %version, %from, %to, actor, "weight set"),

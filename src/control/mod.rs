@@ -5,15 +5,17 @@
 //!                   (windows)    │  ▲  │
 //!         domain::judge ◀────────┘  │  └──▶ journal, view         (what the API and people see)
 //!         domain::standing          │
-//!                        command ───┘ resolver
-//!                        (the API asks)   (names to addresses)
+//!                        command ───┤ resolver                (names to addresses)
+//!                 (the API asks)    └─ store                   (its own thread: keeps, then tells)
 //! ```
 //!
 //! The engine is the only one that changes anything, and what it decides by is pure: it lives in `domain`.
 
+pub mod boot;
 pub mod collector;
 pub mod command;
 pub mod engine;
 pub mod journal;
 pub mod resolver;
+pub mod store;
 pub mod view;

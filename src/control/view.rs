@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::collector::Collector;
+use super::store::StoreError;
 use crate::domain::judge::{Hold, Mode, Reading};
 use crate::domain::names::{Exposure, ServiceName, VersionId, VersionName};
 use crate::domain::pool::Endpoint;
@@ -30,6 +31,16 @@ pub struct View {
     pub applied: u64,
     /// The snapshot published last.
     pub published: u64,
+    pub store: StoreView,
+}
+
+/// How the store is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreView {
+    /// Why it keeps nothing at present, or why canaries began at weight 0.
+    pub trouble: Option<StoreError>,
+    /// Entries that have taken effect and are not kept yet.
+    pub unsaved: usize,
 }
 
 #[derive(Debug, Clone)]

@@ -21,6 +21,8 @@ pub struct Snapshot {
     /// In the order of the router's indexes.
     pub services: Box<[Arc<Service>]>,
     endpoints: u32,
+    /// The state's routes that the router was made of.
+    routes: u64,
 }
 
 /// One service as the data plane sees it.
@@ -58,12 +60,9 @@ impl Snapshot {
                 before => Arc::new(Service::of(service, state, before.map(|s| s.as_ref()), &mut endpoints)),
             })
             .collect();
-        let router = if services.len() == previous.services.len() && !services.is_empty() {
-            previous.router.clone() // declarations do not change while the process lives
-        } else {
-            Arc::new(router(state))
-        };
-        Snapshot { revision: previous.revision + 1, router, services, endpoints }
+        let (routes, same) = (state.routes(), state.routes() == previous.routes);
+        let router = if same { previous.router.clone() } else { Arc::new(router(state)) };
+        Snapshot { revision: previous.revision + 1, router, services, endpoints, routes }
     }
 }
 
@@ -180,7 +179,7 @@ mod tests {
     fn only_a_changed_service_is_drawn_anew() {
         let mut state = state();
         let before = Snapshot::of(&state, &Snapshot::default());
-        state.apply(&set(Weight::ZERO));
+        state.apply(1, &set(Weight::ZERO));
         let after = Snapshot::of(&state, &before);
         assert!(Arc::ptr_eq(&before.services[0], &after.services[0]), "`other` is as it was");
         assert_eq!(after.services[1].split.weight, Weight::ZERO);
@@ -209,7 +208,7 @@ mod tests {
         };
         assert_eq!(chosen(&state), 1);
         let version = VersionName::new("v2").unwrap();
-        state.apply(&Event { change: Change::Aborted { version, from: Weight::HALF }, ..set(Weight::ZERO) });
+        state.apply(1, &Event { change: Change::Aborted { version, from: Weight::HALF }, ..set(Weight::ZERO) });
         assert_eq!(chosen(&state), 0);
     }
 
@@ -218,11 +217,11 @@ mod tests {
         let mut state = state();
         let exposure = |state: &State| state.service(&ServiceName::new("shop").unwrap()).unwrap().standing.exposure;
         let first = exposure(&state);
-        state.apply(&set(Weight::FULL));
+        state.apply(1, &set(Weight::FULL));
         assert_eq!(exposure(&state), first);
-        state.apply(&set(Weight::ZERO));
+        state.apply(1, &set(Weight::ZERO));
         assert_eq!(exposure(&state), None);
-        state.apply(&set(Weight::HALF));
+        state.apply(1, &set(Weight::HALF));
         assert!(exposure(&state) > first);
     }
 }

@@ -32,8 +32,10 @@ pub const PROBE: Duration = Duration::from_secs(30);
 pub const PROBE_AGAIN: Duration = Duration::from_mins(5);
 
 /// One service's runtime state.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
+    /// What the file said when it was last read: only what it says differently is news.
+    pub declared: Declared,
     pub stable: VersionName,
     pub canary: Option<VersionName>,
     pub weight: Weight,
@@ -44,8 +46,19 @@ pub struct Standing {
     pub hold: Option<Hold>,
     /// In mode `observe`: what the machine would have done in this exposure.
     pub would_roll_back: Option<Conviction>,
+    /// How often the judgement of this exposure was begun: once, and again at every restart.
+    pub trials: u32,
     /// No probe before this moment.
+    #[serde(skip)]
     probe_again: Moment,
+}
+
+/// Roles and first weight, as the file declares them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declared {
+    pub stable: VersionName,
+    pub canary: Option<VersionName>,
+    pub weight: Weight,
 }
 
 /// Why a version gets no traffic until a person unseals it.
@@ -57,7 +70,7 @@ pub enum Seal {
 }
 
 /// The canary at half weight, so that there is a stable version to compare with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     pub back_to: Weight,
     pub until: Moment,
@@ -85,6 +98,10 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "change")]
 pub enum Change {
+    /// The file says something new. `exposure`: whether one begins, at `weight`.
+    Declared { declared: Declared, stable: VersionName, canary: Option<VersionName>, weight: Weight, exposure: Begins },
+    /// The process was started again within an exposure: its judgement begins anew.
+    Resumed,
     WeightSet { version: VersionName, from: Weight, to: Weight },
     Promoted { version: VersionName, replaced: VersionName },
     Aborted { version: VersionName, from: Weight },
@@ -104,7 +121,9 @@ impl Change {
         match self {
             Change::WeightSet { from, to, .. } => to < from,
             Change::Aborted { .. } | Change::RolledBack { .. } | Change::ProbeBegan { .. } => true,
-            Change::Promoted { .. }
+            Change::Declared { .. }
+            | Change::Resumed
+            | Change::Promoted { .. }
             | Change::WouldRollBack { .. }
             | Change::Unsealed { .. }
             | Change::ProbeEnded { .. }
@@ -116,8 +135,23 @@ impl Change {
     /// Whether it changes what a person may base a request on: weights, roles, seals. The rest is commentary.
     #[must_use]
     pub fn moves(&self) -> bool {
-        !matches!(self, Change::HoldBegan { .. } | Change::HoldEnded | Change::WouldRollBack { .. })
+        !matches!(self, Change::Resumed | Change::WouldRollBack { .. }) && self.is_kept()
     }
+
+    /// Whether it is part of what must survive: all but the holds, which come and go with the traffic.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        !matches!(self, Change::HoldBegan { .. } | Change::HoldEnded)
+    }
+}
+
+/// Whether an exposure begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Begins {
+    Anew,
+    /// What runs goes on.
+    No,
 }
 
 /// Why a person's request was refused.
@@ -132,19 +166,60 @@ pub enum Refusal {
 impl Standing {
     /// A service as the file declares it, with nothing decided yet. `exposure` is used if the first weight is above 0.
     #[must_use]
-    pub fn new(stable: VersionName, canary: Option<VersionName>, weight: Weight, exposure: Exposure) -> Standing {
-        let weight = if canary.is_some() { weight } else { Weight::ZERO };
+    pub fn new(declared: Declared, exposure: Exposure) -> Standing {
+        let weight = if declared.canary.is_some() { declared.weight } else { Weight::ZERO };
         Standing {
-            stable,
-            canary,
+            stable: declared.stable.clone(),
+            canary: declared.canary.clone(),
+            declared,
             weight,
             exposure: (!weight.is_zero()).then_some(exposure),
             seals: BTreeMap::new(),
             probe: None,
             hold: None,
             would_roll_back: None,
+            trials: 1,
             probe_again: Moment::default(),
         }
+    }
+
+    /// What a file that is read again changes. Its roles count if they are news; its weight is only the first one of an
+    /// exposure, so that an edited weight alone changes nothing that runs. `listed`: whether the file still lists the
+    /// versions that have a role; if not, its own roles are taken.
+    #[must_use]
+    pub fn declare(&self, file: &Declared, listed: bool) -> Option<Change> {
+        let same = |declared: &Declared| declared.stable == file.stable && declared.canary == file.canary;
+        let running = self.stable == file.stable && self.canary == file.canary;
+        let declared = |stable: &VersionName, canary: &Option<VersionName>, weight, exposure| Change::Declared {
+            declared: file.clone(),
+            stable: stable.clone(),
+            canary: canary.clone(),
+            weight,
+            exposure,
+        };
+        if *file == self.declared && listed {
+            None
+        } else if listed && (same(&self.declared) || running) {
+            Some(declared(&self.stable, &self.canary, self.weight, Begins::No))
+        } else {
+            Some(declared(&file.stable, &file.canary, self.first_weight(file), Begins::Anew))
+        }
+    }
+
+    /// The weight of the exposure that new roles begin: none for what is sealed, and a canary that stays keeps its own.
+    fn first_weight(&self, file: &Declared) -> Weight {
+        match &file.canary {
+            None => Weight::ZERO,
+            Some(canary) if self.seals.contains_key(canary) => Weight::ZERO,
+            Some(canary) if self.canary.as_ref() == Some(canary) => self.weight,
+            Some(_) => file.weight,
+        }
+    }
+
+    /// What a restart changes: a probe that ran is over, and its lower weight stays.
+    #[must_use]
+    pub fn resume(&self) -> Option<Change> {
+        self.exposure.map(|_| Change::Resumed)
     }
 
     #[must_use]
@@ -233,6 +308,19 @@ impl Standing {
     /// Makes a change. `next` is the serial of the exposure that begins, if one does; returns whether it was used.
     pub fn apply(&mut self, change: &Change, next: Exposure) -> bool {
         match change {
+            Change::Declared { declared, stable, canary, weight, exposure } => {
+                self.declared = declared.clone();
+                (self.stable, self.canary) = (stable.clone(), canary.clone());
+                if *exposure == Begins::Anew {
+                    self.end_exposure();
+                    return self.weigh(*weight, next);
+                }
+            }
+            Change::Resumed => {
+                self.trials += 1;
+                self.probe = None;
+                self.hold = None;
+            }
             Change::WeightSet { to, .. } => {
                 self.probe = None;
                 return self.weigh(*to, next);
@@ -278,6 +366,7 @@ impl Standing {
         let begins = self.exposure.is_none();
         if begins {
             self.exposure = Some(next);
+            self.trials = 1;
         }
         begins
     }
@@ -307,8 +396,12 @@ mod tests {
         Weight::from_basis_points(points * 100).unwrap()
     }
 
+    fn declared(stable: &str, canary: Option<&str>, weight: Weight) -> Declared {
+        Declared { stable: name(stable), canary: canary.map(name), weight }
+    }
+
     fn standing(weight: Weight) -> Standing {
-        Standing::new(name("v1"), Some(name("v2")), weight, Exposure(1))
+        Standing::new(declared("v1", Some("v2"), weight), Exposure(1))
     }
 
     fn conviction() -> Conviction {
@@ -413,8 +506,65 @@ mod tests {
     fn aborting_twice_is_fine_and_aborting_nothing_too() {
         let aborted = standing(percent(50)).after(NOW, Input::Person(Request::Abort));
         assert_eq!(aborted.handle(NOW, Mode::AbortOnly, Input::Person(Request::Abort)), Ok(vec![]));
-        let alone = Standing::new(name("v1"), None, Weight::ZERO, Exposure(1));
+        let alone = Standing::new(declared("v1", None, Weight::ZERO), Exposure(1));
         assert_eq!(alone.handle(NOW, Mode::AbortOnly, Input::Person(Request::Abort)), Ok(vec![]));
+    }
+
+    fn read_again(standing: &Standing, file: &Declared) -> Standing {
+        let mut after = standing.clone();
+        if let Some(change) = standing.declare(file, true) {
+            after.apply(&change, Exposure(9));
+        }
+        after
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_new_changes_nothing() {
+        let raised = standing(percent(10)).after(NOW, Input::Person(Request::Weight(percent(40))));
+        assert_eq!(raised.declare(&declared("v1", Some("v2"), percent(10)), true), None);
+        let edited = read_again(&raised, &declared("v1", Some("v2"), percent(1)));
+        assert_eq!((edited.weight, edited.exposure), (percent(40), raised.exposure), "the file's weight is the first one only");
+    }
+
+    #[test]
+    fn another_canary_begins_a_new_exposure_at_the_files_weight() {
+        let after = read_again(&standing(percent(40)), &declared("v1", Some("v3"), percent(5)));
+        assert_eq!((after.canary.clone(), after.weight, after.exposure), (Some(name("v3")), percent(5), Some(Exposure(9))));
+    }
+
+    #[test]
+    fn the_canary_named_as_stable_is_stable() {
+        let after = read_again(&standing(percent(40)), &declared("v2", Some("v3"), percent(5)));
+        assert_eq!((after.stable.clone(), after.canary.clone(), after.weight), (name("v2"), Some(name("v3")), percent(5)));
+        let alone = read_again(&standing(percent(40)), &declared("v2", None, Weight::ZERO));
+        assert_eq!((alone.stable.clone(), alone.canary.clone(), alone.weight), (name("v2"), None, Weight::ZERO));
+    }
+
+    #[test]
+    fn what_was_promoted_stays_promoted_until_the_file_says_something_new() {
+        let promoted = standing(percent(40)).after(NOW, Input::Person(Request::Promote));
+        assert_eq!(promoted.declare(&declared("v1", Some("v2"), percent(40)), true), None);
+        let caught_up = read_again(&promoted, &declared("v2", None, Weight::ZERO));
+        assert_eq!((caught_up.stable, caught_up.canary), (name("v2"), None));
+    }
+
+    #[test]
+    fn a_sealed_version_that_is_declared_again_stays_sealed() {
+        let sealed = standing(percent(40)).after(NOW, worse());
+        let other = read_again(&sealed, &declared("v1", Some("v3"), percent(5)));
+        assert_eq!(other.weight, percent(5));
+        let back = read_again(&other, &declared("v1", Some("v2"), percent(5)));
+        assert_eq!((back.weight, back.exposure), (Weight::ZERO, None));
+        assert!(back.seal(&name("v2")).is_some());
+    }
+
+    #[test]
+    fn a_restart_keeps_the_exposure_and_counts_the_trial() {
+        let mut probing = standing(Weight::FULL).after(NOW, Input::Judged(Verdict::Probe));
+        let change = probing.resume().unwrap();
+        probing.apply(&change, Exposure(9));
+        assert_eq!((probing.weight, probing.exposure, probing.trials), (Weight::HALF, Some(Exposure(1)), 2));
+        assert_eq!(probing.after(NOW.plus(PROBE * 2), Input::Passed).weight, Weight::HALF, "a probe cut short gives nothing back");
     }
 
     fn input() -> impl Strategy<Value = Input> {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{Exposure, ServiceName, VersionId, VersionName};
 use super::service::Definition;
-use super::standing::{Change, Standing};
+use super::split::Role;
+use super::standing::{Change, Declared, Standing};
 use super::window::Generation;
 
 /// One entry's worth of what happened.
@@ -23,12 +24,16 @@ pub struct Event {
 #[derive(Debug, Clone, Default)]
 pub struct State {
     services: BTreeMap<ServiceName, ServiceState>,
+    /// How services stood that the file no longer, or not yet, declares: their seals are not forgotten.
+    absent: BTreeMap<ServiceName, Standing>,
     /// Addresses of endpoints given by name, as last looked up.
     resolved: BTreeMap<Arc<str>, Vec<SocketAddr>>,
-    /// Counts events; the newest is the state's revision.
+    /// Of the newest event.
     revision: u64,
     /// Counts whatever a snapshot can show, events included.
     stamp: u64,
+    /// The stamp at which routes may have changed last.
+    routes: u64,
     exposures: u32,
     versions: u32,
 }
@@ -46,6 +51,23 @@ pub struct ServiceState {
     stamp: u64,
 }
 
+/// What must survive a restart: a state without what the file says and what is looked up.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Saved {
+    pub revision: u64,
+    pub exposures: u32,
+    pub standings: BTreeMap<ServiceName, Standing>,
+}
+
+/// A file leaves out a version that has a role at present.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("version `{version}` of service `{service}` is its {role} at present, and the file no longer lists it", role = role.as_str())]
+pub struct InUse {
+    pub service: ServiceName,
+    pub version: VersionName,
+    pub role: Role,
+}
+
 impl ServiceState {
     #[must_use]
     pub fn id(&self, version: &VersionName) -> Option<VersionId> {
@@ -60,35 +82,100 @@ impl ServiceState {
 }
 
 impl State {
+    /// What the file declares, and nothing decided yet.
     #[must_use]
     pub fn of(definitions: impl IntoIterator<Item = Definition>) -> State {
         let mut state = State::default();
-        for definition in definitions {
-            state.declare(definition);
+        let definitions: Vec<Definition> = definitions.into_iter().collect();
+        for event in state.news(&definitions) {
+            state.apply(0, &event);
         }
+        state.define(definitions);
         state
     }
 
-    fn declare(&mut self, definition: Definition) {
+    /// How things stood, before any file is read.
+    #[must_use]
+    pub fn resume(saved: Saved) -> State {
+        let Saved { revision, exposures, standings } = saved;
+        State { revision, exposures, absent: standings, ..State::default() }
+    }
+
+    #[must_use]
+    pub fn saved(&self) -> Saved {
+        let present = self.services.iter().map(|(name, service)| (name.clone(), service.standing.clone()));
+        let absent = self.absent.iter().map(|(name, standing)| (name.clone(), standing.clone()));
+        Saved { revision: self.revision, exposures: self.exposures, standings: present.chain(absent).collect() }
+    }
+
+    /// What a file changes about how services stand: to be applied before [`State::define`].
+    #[must_use]
+    pub fn news(&self, definitions: &[Definition]) -> Vec<Event> {
+        let news = definitions.iter().filter_map(|definition| {
+            let declared = declared(definition);
+            let change = match self.standing(&definition.name) {
+                Some(standing) => {
+                    let roles = std::iter::once(&standing.stable).chain(&standing.canary);
+                    let listed = roles.into_iter().all(|version| definition.version(version).is_some());
+                    standing.declare(&declared, listed)?
+                }
+                None => first(declared),
+            };
+            Some(Event { service: definition.name.clone(), change })
+        });
+        news.collect()
+    }
+
+    /// Versions with traffic at present that a file leaves out. A first declaration leaves out nothing.
+    #[must_use]
+    pub fn in_use(&self, definitions: &[Definition]) -> Vec<InUse> {
+        let mut in_use = Vec::new();
+        for definition in definitions {
+            let Some(standing) = self.standing(&definition.name) else { continue };
+            let canary = standing.canary.as_ref().filter(|_| !standing.weight.is_zero());
+            for (version, role) in [(Some(&standing.stable), Role::Stable), (canary, Role::Canary)] {
+                if let Some(version) = version.filter(|version| definition.version(version).is_none()) {
+                    in_use.push(InUse { service: definition.name.clone(), version: version.clone(), role });
+                }
+            }
+        }
+        in_use
+    }
+
+    /// Puts a file's definitions in the place of the last one's. How services stand is not touched.
+    pub fn define(&mut self, definitions: Vec<Definition>) {
+        self.stamp += 1;
+        self.routes = self.stamp;
+        let mut before = std::mem::take(&mut self.services);
+        for definition in definitions {
+            let name = definition.name.clone();
+            let service = match (before.remove(&name), self.absent.remove(&name)) {
+                (Some(service), _) => self.redefine(service, definition),
+                (None, standing) => {
+                    let next = Exposure(self.exposures + 1);
+                    let standing = standing.unwrap_or_else(|| Standing::new(declared(&definition), next));
+                    self.redefine(ServiceState::new(standing, self.revision, &definition), definition)
+                }
+            };
+            self.services.insert(name, service);
+        }
+        self.absent.extend(before.into_iter().map(|(name, service)| (name, service.standing)));
+    }
+
+    /// A version that was there before keeps its serial, and with it its tallies and endpoints.
+    fn redefine(&mut self, mut service: ServiceState, definition: Definition) -> ServiceState {
         let mut ids = BTreeMap::new();
         for version in &definition.versions {
-            self.versions += 1;
-            ids.insert(version.name.clone(), VersionId(self.versions));
+            let id = service.ids.get(&version.name).copied().unwrap_or_else(|| {
+                self.versions += 1;
+                VersionId(self.versions)
+            });
+            ids.insert(version.name.clone(), id);
         }
-        let (stable, canary) = (definition.stable.clone(), definition.canary.clone());
-        let standing = Standing::new(stable, canary, definition.weight, Exposure(self.exposures + 1));
-        self.exposures += u32::from(standing.exposure.is_some());
-        self.stamp += 1;
-        let name = definition.name.clone();
-        let service = ServiceState {
-            definition: Arc::new(definition),
-            standing,
-            revision: self.revision,
-            generation: Generation::default(),
-            ids,
-            stamp: self.stamp,
-        };
-        self.services.insert(name, service);
+        service.ids = ids;
+        service.definition = Arc::new(definition);
+        service.stamp = self.stamp;
+        service
     }
 
     #[must_use]
@@ -98,6 +185,10 @@ impl State {
 
     pub fn services(&self) -> impl Iterator<Item = &ServiceState> {
         self.services.values()
+    }
+
+    fn standing(&self, name: &ServiceName) -> Option<&Standing> {
+        self.services.get(name).map(|service| &service.standing).or_else(|| self.absent.get(name))
     }
 
     #[must_use]
@@ -111,25 +202,39 @@ impl State {
         self.stamp
     }
 
+    /// Changes whenever routes may have.
+    #[must_use]
+    pub fn routes(&self) -> u64 {
+        self.routes
+    }
+
     #[must_use]
     pub fn addresses(&self, authority: &str) -> &[SocketAddr] {
         self.resolved.get(authority).map_or(&[], Vec::as_slice)
     }
 
     /// Makes an event part of the state. The live path and a replay run this same function.
-    pub fn apply(&mut self, event: &Event) {
+    pub fn apply(&mut self, revision: u64, event: &Event) {
         let next = Exposure(self.exposures + 1);
-        let Some(service) = self.services.get_mut(&event.service) else { return };
-        self.revision += 1;
+        self.revision = self.revision.max(revision);
         self.stamp += 1;
-        let used = service.standing.apply(&event.change, next);
+        let used = match (self.services.get_mut(&event.service), &event.change) {
+            (Some(service), change) => service.apply(change, next, revision, self.stamp),
+            (None, change) => self.apply_to_absent(&event.service, change, next),
+        };
         self.exposures += u32::from(used);
-        if event.change.moves() {
-            service.revision = self.revision;
-        }
-        service.stamp = self.stamp;
-        if service.standing.exposure.is_none() {
-            service.generation = Generation::default();
+    }
+
+    fn apply_to_absent(&mut self, name: &ServiceName, change: &Change, next: Exposure) -> bool {
+        match (self.absent.get_mut(name), change) {
+            (Some(standing), change) => standing.apply(change, next),
+            (None, Change::Declared { declared, .. }) => {
+                let standing = Standing::new(declared.clone(), next);
+                let used = standing.exposure.is_some();
+                self.absent.insert(name.clone(), standing);
+                used
+            }
+            (None, _) => false,
         }
     }
 
@@ -158,4 +263,41 @@ impl State {
             service.stamp = self.stamp;
         }
     }
+}
+
+impl ServiceState {
+    fn new(standing: Standing, revision: u64, definition: &Definition) -> ServiceState {
+        ServiceState {
+            definition: Arc::new(definition.clone()),
+            standing,
+            revision,
+            generation: Generation::default(),
+            ids: BTreeMap::new(),
+            stamp: 0,
+        }
+    }
+
+    fn apply(&mut self, change: &Change, next: Exposure, revision: u64, stamp: u64) -> bool {
+        let before = self.standing.exposure;
+        let used = self.standing.apply(change, next);
+        if change.moves() {
+            self.revision = revision;
+        }
+        self.stamp = stamp;
+        if self.standing.exposure != before {
+            self.generation = Generation::default();
+        }
+        used
+    }
+}
+
+fn declared(definition: &Definition) -> Declared {
+    let Definition { stable, canary, weight, .. } = definition.clone();
+    Declared { stable, canary, weight }
+}
+
+/// The first declaration of a service that nothing is known of.
+fn first(declared: Declared) -> Change {
+    let (stable, canary, weight) = (declared.stable.clone(), declared.canary.clone(), declared.weight);
+    Change::Declared { declared, stable, canary, weight, exposure: super::standing::Begins::Anew }
 }

@@ -17,7 +17,7 @@ use self::origin::Origin;
 use self::story::Story;
 use super::serve::{refuse, start};
 use super::{Exit, Failure, Output};
-use crate::app::App;
+use crate::app::{App, Options};
 use crate::config;
 
 /// When the canary turns bad.
@@ -110,7 +110,7 @@ impl Demo {
         let (stable, canary) = runtime.block_on(origins)?;
         let settings =
             config::parse("demo.toml", &self.file(&stable, &canary)).map_err(|problems| refuse(&problems))?;
-        let app = start(settings)?;
+        let app = start(settings, Options::default())?;
         let proxy = *app.addresses().first().ok_or_else(|| Failure::new(Exit::Error, "nothing listens"))?;
         let got = runtime.block_on(async { load::start(proxy, self.rate, PATIENCE + AFTERWARDS) });
         Ok(Stage { runtime, canary, app, got })

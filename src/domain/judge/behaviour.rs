@@ -94,7 +94,7 @@ impl World {
     fn new(seed: u64, percent: u16, rate: usize, canary: Version, stable: Version) -> World {
         World {
             luck: fastrand::Rng::with_seed(seed),
-            judge: Judge::new(&Policy::default(), HEAD),
+            judge: Judge::new(&Policy::default(), HEAD, 1),
             weight: Weight::from_basis_points(percent * 100).unwrap(),
             rate,
             stable,
@@ -106,7 +106,7 @@ impl World {
     }
 
     fn under(mut self, policy: &Policy) -> World {
-        self.judge = Judge::new(policy, HEAD);
+        self.judge = Judge::new(policy, HEAD, 1);
         self
     }
 

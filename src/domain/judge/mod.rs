@@ -72,6 +72,8 @@ const NAMES: [Family; FAMILIES.len()] = [Family::Error, Family::Rejected];
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest latency limit and upstream timeout that are waited for.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// No trial's allowance is smaller than a thousandth: a proxy that crashes on must still find a dead canary.
+const MOST_HALVINGS: i32 = 10;
 /// The shown evidence ends here: what is above convicted long ago.
 const SHOWN: f64 = 1e9;
 
@@ -93,23 +95,27 @@ pub struct Judge {
 
 impl Judge {
     /// `response_head`: how long an endpoint may take. A canary that hangs fails only then, and a slot that is settled
-    /// before would take it for good.
+    /// before would take it for good. `trial`: how often the judgement of this exposure has been begun. Every restart
+    /// loses the evidence and must not mint a fresh allowance: the second trial has half of it, the third a quarter, so
+    /// that a crash loop has twice the allowance in all.
     #[must_use]
-    pub fn new(policy: &Policy, response_head: Duration) -> Judge {
+    pub fn new(policy: &Policy, response_head: Duration, trial: u32) -> Judge {
         let limits = u8::from(policy.error_rate.is_some()) + u8::from(policy.latency.is_some());
-        let alpha = ALPHA - ALPHA_OUTAGE - f64::from(limits) * ALPHA_LIMIT;
+        let share = 0.5f64.powi(i32::try_from(trial.saturating_sub(1)).unwrap_or(i32::MAX).min(MOST_HALVINGS));
+        let alpha = (ALPHA - ALPHA_OUTAGE - f64::from(limits) * ALPHA_LIMIT) * share;
+        let (for_outage, for_limit) = (ALPHA_OUTAGE * share, ALPHA_LIMIT * share);
         Judge {
             last: None,
             canary: Seen::default(),
             stable: Seen::default(),
             health: Health::default(),
-            outage: OutageGuard::new(ALPHA_OUTAGE),
+            outage: OutageGuard::new(for_outage),
             slots: Ring::new(Slack::Hundredth, patience(response_head.max(PATIENCE))),
             comparison: Evidence::new(Budget::of(alpha), &FAMILIES),
-            errors: policy.error_rate.map(|limit| Limit::new(limit.above, limit.window, ALPHA_LIMIT)),
+            errors: policy.error_rate.map(|limit| Limit::new(limit.above, limit.window, for_limit)),
             latency: policy.latency.map(|limit| {
                 let ring = Ring::new(Slack::None, patience(limit.above));
-                (ring, Limit::new(1.0 - limit.quantile, limit.window, ALPHA_LIMIT))
+                (ring, Limit::new(1.0 - limit.quantile, limit.window, for_limit))
             }),
             convicted: None,
             hold: None,
