@@ -1,4 +1,4 @@
-//! Wiring: the only file that knows every layer. It builds the parts, joins them, and takes them apart again. No policy.
+//! Wiring: the only file that knows every layer. It builds the parts, joins them, and takes them apart. No policy.
 //!
 //! ```text
 //!  start:  look names up ▸ bind every address ▸ state ▸ snapshot ▸ engine ▸ workers ▸ admin ▸ ready
@@ -79,7 +79,8 @@ impl StartError {
 
 /// Starts everything; returns when requests are served.
 pub fn start(settings: Settings) -> Result<App, StartError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
     let listeners = bind(&runtime, &settings.listeners)?;
     let admin = admin::bind(settings.admin)?;
     let admin_address = admin.local_addr()?;
@@ -191,6 +192,7 @@ impl App {
     }
 
     /// Stops gracefully, unless `hurry` says otherwise.
+    #[expect(clippy::disallowed_methods, reason = "on the main thread, which nothing waits for")]
     pub fn stop(self, hurry: impl Fn() -> bool) {
         self.readiness.stopping();
         let wait = |done: &dyn Fn() -> bool, at_most: Duration| {
