@@ -65,6 +65,7 @@ pub fn conviction() -> Conviction {
         log_e: 7.2,
         threshold: 6.9,
         because: "v2 fails 12% of its requests, v1 0.1%".to_owned(),
+        ..Conviction::default()
     }
 }
 

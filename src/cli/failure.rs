@@ -39,11 +39,18 @@ pub struct Failure {
     pub message: String,
     /// How to go on.
     pub help: Option<String>,
+    /// The message says `error` and `help` itself.
+    rendered: bool,
 }
 
 impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure { exit, message: message.into(), help: None }
+        Failure { exit, message: message.into(), help: None, rendered: false }
+    }
+
+    /// A message that is already as people should see it.
+    pub fn rendered(exit: Exit, message: impl Into<String>) -> Failure {
+        Failure { rendered: true, ..Failure::new(exit, message) }
     }
 
     #[must_use]
@@ -84,6 +91,9 @@ impl fmt::Display for Failure {
         const HELP: Style = AnsiColor::Cyan.on_default();
         if self.message.is_empty() {
             return Ok(());
+        }
+        if self.rendered {
+            return writeln!(f, "{}", self.message);
         }
         writeln!(f, "{ERROR}error{ERROR:#}: {}", self.message)?;
         self.help.iter().try_for_each(|help| writeln!(f, " {HELP}help{HELP:#}: {help}"))

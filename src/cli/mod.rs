@@ -4,13 +4,16 @@
 //! line; otherwise by `render`), and end with an exit code that a script can act on ([`Exit`]).
 
 mod abort;
+mod check;
 mod client;
+mod demo;
 mod events;
 mod failure;
 mod health;
 mod promote;
 mod render;
 mod sender;
+mod serve;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -48,6 +51,9 @@ Exit codes: 0 done or promoted, 1 error, 2 usage, 3 rolled back or aborted (whil
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Serve(serve::Serve),
+    Check(check::Check),
+    Demo(demo::Demo),
     Status(status::Status),
     Weights(weights::Weights),
     Promote(promote::Promote),
@@ -63,6 +69,9 @@ pub fn run(arguments: Arguments, to: &mut dyn Write, terminal: bool) -> Result<(
     let Arguments { admin, json, verb } = arguments;
     let (client, output) = (Client::new(admin), &mut Output { to, json, terminal });
     match verb {
+        Verb::Serve(serve) => serve.run(),
+        Verb::Check(check) => check.run(output),
+        Verb::Demo(demo) => demo.run(output),
         Verb::Status(status) => remote(status.run(&client, output)),
         Verb::Weights(weights) => remote(weights.run(&client, output)),
         Verb::Promote(promote) => remote(promote.run(&client, output)),

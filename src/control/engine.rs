@@ -171,7 +171,7 @@ impl Engine {
         let (definition, weight) = (service.definition.clone(), service.standing.weight);
         let trial = match self.trials.remove(name) {
             Some(trial) if trial.exposure == exposure => trial,
-            _ => Trial::new(exposure, Judge::new(&definition.policy)),
+            _ => Trial::new(exposure, Judge::new(&definition.policy, definition.timeouts.response_head)),
         };
         let trial = self.trials.entry(name.clone()).or_insert(trial);
         trial.count(tick, rows);
@@ -203,6 +203,7 @@ impl Engine {
             }
             self.announce(event, actor);
             self.publish();
+            self.drawn.remove(name); // whoever looks after the announcement sees it
         }
     }
 

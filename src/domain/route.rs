@@ -88,7 +88,7 @@ impl std::fmt::Display for HostPattern {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     pub host: HostPattern,
-    /// Begins with `/`, does not end with one unless it is `/`; matches on segment boundaries (`/api` is not a prefix of
+    /// Begins with `/`, does not end with one unless it is `/`; matches on segment boundaries (`/api` is no prefix of
     /// `/apix`).
     pub path_prefix: String,
 }

@@ -73,8 +73,7 @@ pub fn start(
 ) -> io::Result<Proxy> {
     let (phase, watched) = watch::channel(Phase::Serving);
     let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
-    let setup =
-        worker::Setup { limits, clock, subscriber: subscriber.clone(), batches, phase: watched };
+    let setup = worker::Setup { limits, clock, subscriber: subscriber.clone(), batches, phase: watched };
     let (mut threads, mut desks) = (Vec::new(), Vec::new());
     for index in 0..workers {
         let handle = worker::start(index, setup.clone())?;

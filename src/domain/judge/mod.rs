@@ -3,7 +3,7 @@
 //! ```text
 //!  rows, by the tick in which the coin fell ──┬─> health    no endpoint accepts a connection, stable answers instead
 //!                                             ├─> outage    the canary is down and stable is not: generations of coins
-//!                                             ├─> settle ──┬─> evidence <─ bets   the comparison: failures, refusals
+//!                                             ├─> settle ──┬─> evidence <─ bets   the comparison: failures, rejected
 //!                                             │  (in the   └─> limit's comparison without tolerance
 //!                                             │ coins' order)
 //!                                             └─> limit     each arm against a fixed share: holds and probes, and lets
@@ -17,8 +17,9 @@
 //! bankroll and why it may be looked at at every tick, [`outage`] for finding total failures in three ticks.
 //!
 //! **What the guarantee rests on.** Each counted request was drawn by an independent coin with the recorded weight
-//! (pins and retries are not counted, and a request is charged to the arm that was drawn). A good canary keeps within the
-//! tolerance at every moment. One arm does not break the other. Failures depend on one another only inside one slot.
+//! (pins and retries are not counted, and a request is charged to the arm that was drawn). A good canary keeps within
+//! the tolerance at every moment. One arm does not break the other. Failures depend on one another only inside one
+//! slot.
 //!
 //! **The account.** A canary that is no worse than tolerated is convicted with probability at most [`ALPHA`] in an hour
 //! with five changes of weight. The tests run on different clocks, so their money is not added up but divided: the
@@ -65,13 +66,13 @@ pub const ALPHA_OUTAGE: f64 = 0.0002;
 pub const ALPHA_LIMIT: f64 = 0.0002;
 
 /// The families of the comparison: tolerance, share of its money, bad canary requests before it counts.
-const FAMILIES: [(Tolerance, f64, u64); 2] = [(Tolerance::ERRORS, 5.0, 3), (Tolerance::REFUSALS, 2.0, 3)];
-const NAMES: [Family; FAMILIES.len()] = [Family::Errors, Family::Refusals];
+const FAMILIES: [(Tolerance, f64, u64); 2] = [(Tolerance::ERRORS, 5.0, 3), (Tolerance::REJECTED, 2.0, 3)];
+const NAMES: [Family; FAMILIES.len()] = [Family::Error, Family::Rejected];
 
-/// What has not ended after ten seconds is decided without it.
-const PATIENCE: u64 = 100;
-/// Longest latency limit that is waited for.
-const LONGEST_LIMIT: Duration = Duration::from_mins(1);
+/// What has not ended after ten seconds is decided without it, unless an upstream may take longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest latency limit and upstream timeout that are waited for.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// The shown evidence ends here: what is above convicted long ago.
 const SHOWN: f64 = 1e9;
 
@@ -93,7 +94,9 @@ pub struct Judge {
 
 impl Judge {
     #[must_use]
-    pub fn new(policy: &Policy) -> Judge {
+    /// `response_head`: how long an endpoint may take. A canary that hangs fails only then, and a slot that is settled
+    /// before would take it for good.
+    pub fn new(policy: &Policy, response_head: Duration) -> Judge {
         let limits = u8::from(policy.error_rate.is_some()) + u8::from(policy.latency.is_some());
         let alpha = ALPHA - ALPHA_OUTAGE - f64::from(limits) * ALPHA_LIMIT;
         Judge {
@@ -102,7 +105,7 @@ impl Judge {
             stable: Seen::default(),
             health: Health::default(),
             outage: OutageGuard::new(ALPHA_OUTAGE),
-            slots: Ring::new(Slack::Hundredth, PATIENCE),
+            slots: Ring::new(Slack::Hundredth, patience(response_head.max(PATIENCE))),
             comparison: Evidence::new(Budget::of(alpha), &FAMILIES),
             errors: policy.error_rate.map(|limit| Limit::new(limit.above, limit.window, ALPHA_LIMIT)),
             latency: policy.latency.map(|limit| {
@@ -167,7 +170,7 @@ impl Judge {
             }
             for group in &slot.groups {
                 self.comparison.toss(0, group.weight.fraction(), &group.failures());
-                self.comparison.toss(1, group.weight.fraction(), &group.refusals());
+                self.comparison.toss(1, group.weight.fraction(), &group.rejected());
             }
             self.comparison.end_slot(slot.seconds());
             if let Some(limit) = &mut self.errors {
@@ -243,8 +246,8 @@ impl Judge {
         let families = (0..FAMILIES.len()).filter(|family| self.comparison.counts(*family));
         let strongest = families.max_by(|a, b| self.family_log_e(*a).total_cmp(&self.family_log_e(*b))).unwrap_or(0);
         let what = match NAMES[strongest] {
-            Family::Errors => "errors on the canary",
-            Family::Refusals => "refusals (4xx) by the canary",
+            Family::Error => "errors on the canary",
+            Family::Rejected => "requests rejected (4xx) by the canary",
         };
         let because = format!(
             "{what} are best explained by {} times the tolerated rate ({})",
@@ -363,9 +366,9 @@ fn flow(drawn: &Drawn, row: &Row, ended: Counts) -> Flow {
     }
 }
 
-/// Ticks until everything of a slot that is still unfinished is over the limit.
+/// Ticks until everything of a slot that is still unfinished has taken longer than `limit`.
 fn patience(limit: Duration) -> u64 {
-    let millis = limit.min(LONGEST_LIMIT).as_millis().div_ceil(TICK.as_millis());
+    let millis = limit.min(LONGEST_WAIT).as_millis().div_ceil(TICK.as_millis());
     u64::try_from(millis).unwrap_or(u64::MAX) + 2
 }
 
