@@ -100,7 +100,8 @@ pub fn start(settings: Settings) -> Result<App, StartError> {
     let engine = start_engine(engine, Inlets { batches, commands, resolved })?;
 
     let limits = Limits { request_head: settings.request_head, client_idle: settings.client_idle };
-    let proxy = proxy::start(listeners, workers, limits, clock, &subscriber, batch_sender)?;
+    let data_plane = proxy::Settings { workers, limits, access_log: settings.log.access };
+    let proxy = proxy::start(listeners, data_plane, clock, &subscriber, batch_sender)?;
     let readiness = Arc::new(Readiness::default());
     readiness.listening();
     readiness.published();

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::collector::Collector;
 use super::command::{Command, Commands, Done, Refused, admit};
 use super::journal::{Actor, Entry, Incident, Journal};
-use super::view::{self, ServiceView, View};
+use super::view::{ServiceView, View};
 use crate::domain::judge::Judge;
 use crate::domain::names::{Exposure, ServiceName};
 use crate::domain::snapshot::Snapshot;
@@ -214,7 +214,6 @@ impl Engine {
             }
             _ => None,
         };
-        view::log(&event, actor, incident.as_ref());
         let (revision, at) = (self.state.revision(), Timestamp::now());
         self.journal.append(Entry { revision, at, actor: actor.clone(), event, incident });
     }

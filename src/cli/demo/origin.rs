@@ -35,7 +35,7 @@ struct State {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Seen {
     pub first_bad: Option<SystemTime>,
-    pub last_answer: Option<SystemTime>,
+    pub last_request: Option<SystemTime>,
 }
 
 impl Origin {
@@ -76,8 +76,11 @@ async fn serve(stream: TcpStream, name: &'static str, state: Arc<State>) {
 async fn answer(name: &'static str, state: Arc<State>) -> Result<Response<Full<Bytes>>, Infallible> {
     let slow = state.slow_ms.load(Ordering::Relaxed);
     let bad = slow > 0 || fastrand::u64(..1_000) < state.failing.load(Ordering::Relaxed);
+    state.note(|seen, now| seen.last_request = Some(now));
     tokio::time::sleep(work() + Duration::from_millis(slow)).await;
-    state.note(bad);
+    if bad {
+        state.note(|seen, now| seen.first_bad = seen.first_bad.or(Some(now)));
+    }
     let mut response = Response::new(Full::new(Bytes::from(format!("hello from {name}\n"))));
     if bad && slow == 0 {
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
@@ -92,12 +95,7 @@ fn work() -> Duration {
 }
 
 impl State {
-    fn note(&self, bad: bool) {
-        let now = SystemTime::now();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.last_answer = Some(now);
-        if bad {
-            seen.first_bad.get_or_insert(now);
-        }
+    fn note(&self, what: impl FnOnce(&mut Seen, SystemTime)) {
+        what(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner), SystemTime::now());
     }
 }

@@ -126,12 +126,12 @@ impl Story<'_, '_> {
     /// As v2 itself saw it, against the moment at which weight zero was published.
     fn timing(&self, zero: SystemTime) -> String {
         let seen = self.stage.canary.seen();
-        let (Some(bad), Some(last)) = (seen.first_bad, seen.last_answer) else {
+        let (Some(bad), Some(last)) = (seen.first_bad, seen.last_request) else {
             return "unknown".to_owned();
         };
         let ms = |from: SystemTime, to: SystemTime| to.duration_since(from).unwrap_or_default().as_millis();
         format!(
-            "{} ms from v2's first bad answer to weight zero; v2's last answer came {} ms after that",
+            "{} ms from v2's first bad answer to weight zero; the last request reached v2 {} ms after that",
             ms(bad, zero),
             ms(zero, last)
         )

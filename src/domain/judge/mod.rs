@@ -93,9 +93,9 @@ pub struct Judge {
 }
 
 impl Judge {
-    #[must_use]
     /// `response_head`: how long an endpoint may take. A canary that hangs fails only then, and a slot that is settled
     /// before would take it for good.
+    #[must_use]
     pub fn new(policy: &Policy, response_head: Duration) -> Judge {
         let limits = u8::from(policy.error_rate.is_some()) + u8::from(policy.latency.is_some());
         let alpha = ALPHA - ALPHA_OUTAGE - f64::from(limits) * ALPHA_LIMIT;
@@ -266,8 +266,8 @@ impl Judge {
             Limited::Latency => "fail or take longer than the latency limit",
         };
         let because = format!(
-            "more than {:.4}% of the canary's requests {what} and stable keeps that limit ({})",
-            limit.above() * 100.0,
+            "more than {}% of the canary's requests {what}, and stable keeps that limit ({})",
+            (limit.above() * 1e6).round() / 1e4,
             evidence_and_need(log_e, threshold)
         );
         Some(self.conviction(Trigger::Limit, log_e, threshold, because))
