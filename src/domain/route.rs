@@ -162,6 +162,7 @@ fn longest(paths: &Paths, path: &str) -> Option<usize> {
 
 /// A request to test with, owning what [`Facts`] borrows.
 #[cfg(test)]
+#[derive(Debug)]
 pub struct Request {
     pub uri: http::Uri,
     pub headers: HeaderMap,
@@ -173,6 +174,7 @@ impl Request {
         Request { uri: uri.parse().unwrap(), headers: HeaderMap::new() }
     }
 
+    #[must_use]
     pub fn header(mut self, name: &'static str, value: &str) -> Request {
         self.headers.append(name, value.parse().unwrap());
         self

@@ -441,7 +441,7 @@ def seconds(at):
 
 
 def main():
-    binary = pathlib.Path(os.environ.get("PENSTOCK_BINARY", ROOT / "target/release/penstock"))
+    binary = pathlib.Path(os.environ.get("PENSTOCK_BINARY", ROOT / "target/release/penstock")).resolve()
     for name, found in TOOLS.items():
         check(f"{name} is there", expect, found, "install it: apt-get install nginx-light wrk curl")
     check("penstock is there", expect, binary.exists(), "build it: cargo build --release")
