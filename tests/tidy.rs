@@ -139,15 +139,16 @@ fn manifest(text: &str) -> Vec<Finding> {
         let entry = line.split_once('=').map(|(name, _)| name.trim());
         if line.starts_with('[') {
             in_table = line.trim_end_matches(']').ends_with("dependencies");
-        } else if let Some(name) = entry.filter(|_| in_table && line.starts_with(|c: char| c.is_alphanumeric())) {
-            if !above.starts_with('#') && !line.contains('#') {
-                findings.push(Finding {
-                    path: "Cargo.toml".into(),
-                    line: index + 1,
-                    what: format!("`{name}` does not say what it is for"),
-                    help: "put a comment above it: what for, and why not by hand".into(),
-                });
-            }
+        } else if let Some(name) = entry.filter(|_| in_table && line.starts_with(|c: char| c.is_alphanumeric()))
+            && !above.starts_with('#')
+            && !line.contains('#')
+        {
+            findings.push(Finding {
+                path: "Cargo.toml".into(),
+                line: index + 1,
+                what: format!("`{name}` does not say what it is for"),
+                help: "put a comment above it: what for, and why not by hand".into(),
+            });
         }
         above = line;
     }
