@@ -1,0 +1,16 @@
+//! The data plane from outside: real sockets on both sides, and what must hold between them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bodies;
+mod clients;
+mod faults;
+mod forwarding;
+mod framing;
+mod memory;
+mod recording;
+mod retries;
+mod rollback;
+mod split;
+mod stopping;
