@@ -167,6 +167,12 @@ impl Client {
         Ok(())
     }
 
+    /// Exactly so many bytes, as they came.
+    #[track_caller]
+    pub fn read_exact(&mut self, bytes: &mut [u8]) {
+        self.stream.read_exact(bytes).unwrap();
+    }
+
     /// Whether the proxy closes this connection within the deadline, without saying anything more.
     pub fn is_closed(&mut self) -> bool {
         match self.stream.fill_buf() {

@@ -188,7 +188,7 @@ impl Origin {
     pub fn stop(&self) {
         let mut state = self.shared.state();
         state.listening = false;
-        self.shared.listener.shutdown(Shutdown::Both).unwrap();
+        let _stopped_already = self.shared.listener.shutdown(Shutdown::Both);
         for stream in std::mem::take(&mut state.open).into_values() {
             let _gone_already = stream.shutdown(Shutdown::Both);
         }
