@@ -1,10 +1,11 @@
 //! Exactly one outcome for every attempt, whatever happens to it.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Act, Load, Origin, Penstock, Setup, eventually};
+use crate::support::{Act, Client, Load, Origin, Penstock, Setup, eventually};
 
 /// A bit of everything that goes wrong and right, evenly.
 fn chaotic(origin: &Origin) {
@@ -52,8 +53,9 @@ fn what_the_endpoints_saw_is_what_is_recorded() {
     eventually("fifteen hundred requests", || stable.requests() + canary.requests() > 1_500);
     let report = load.stop();
     let (seen, recorded) = at_rest(&penstock, &[&stable, &canary]);
-    // An idle connection found dead is an attempt of ours that no endpoint saw.
-    assert_eq!(recorded - ours(&penstock), seen, "{:?}", penstock.shop());
+    // Dead after a long idleness is an attempt of ours, which an endpoint may or may not have seen.
+    let ours = ours(&penstock);
+    assert!((recorded - ours..=recorded).contains(&seen), "{seen} seen, {recorded} recorded, {ours} ours");
     assert_eq!(report.answered() + report.broken, seen, "no request was tried twice");
     assert_eq!(penstock.view().lost_outcomes, 0);
     let evidence = &penstock.shop().reading;
@@ -83,41 +85,31 @@ fn clients_that_leave_at_any_time_lose_no_outcome() {
     chaotic(&canary);
     let penstock = Setup::of(&[&stable]).canary(&[&canary], "50%").rollback("mode = \"observe\"").start();
     let address = penstock.address();
-    let leaving: Vec<_> = (0..6u64)
-        .map(|seed| {
-            thread::spawn(move || {
-                for turn in 0..150 {
-                    leave_somewhere(address, seed * 7 + turn);
-                }
-            })
-        })
+    let leaving: Vec<_> = (0..6)
+        .map(|seed| thread::spawn(move || (0..150).for_each(|turn| leave_somewhere(address, seed * 7 + turn))))
         .collect();
-    let asked = 6 * 150;
     leaving.into_iter().for_each(|leaving| leaving.join().unwrap());
     let (seen, recorded) = at_rest(&penstock, &[&stable, &canary]);
     assert_eq!(penstock.view().lost_outcomes, 0);
-    assert!(recorded - ours(&penstock) >= seen, "{recorded} recorded, {seen} seen");
-    assert!(recorded - ours(&penstock) <= asked, "{recorded} recorded of {asked}");
+    assert!(recorded >= seen, "{recorded} recorded, {seen} seen");
+    assert!(recorded - ours(&penstock) <= 6 * 150, "{recorded} recorded");
     let abandoned: u64 = penstock.shop().versions.iter().map(|version| version.all.classes.abandoned).sum();
     assert!(abandoned > 50, "{abandoned} abandoned");
-    assert_eq!(
-        penstock.get("/").header("proxy-status").map(|_| ()),
-        None.or(penstock.get("/").header("proxy-status").map(|_| ()))
-    );
 }
 
 /// One request, whose client leaves at a point that depends on the turn.
-fn leave_somewhere(address: std::net::SocketAddr, turn: u64) {
-    let mut client = crate::support::Client::connect(address);
-    let upload = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello";
-    let whole = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-    let _sent = client.send(if turn % 3 == 0 { upload } else { whole });
-    match turn % 5 {
+fn leave_somewhere(address: SocketAddr, turn: u64) {
+    let mut client = Client::connect(address);
+    if turn.is_multiple_of(3) {
+        let _sent = client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello");
+        thread::sleep(Duration::from_micros(500 * (turn % 11)));
+        return;
+    }
+    let _sent = client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    match turn % 4 {
         0 => {}
         1 => thread::sleep(Duration::from_micros(200 * (turn % 11))),
         2 => drop(client.receive_head()),
-        3 => thread::sleep(Duration::from_millis(5)),
-        _ if turn % 3 == 0 => thread::sleep(Duration::from_millis(2)),
         _ => drop(client.receive(false)),
     }
 }

@@ -96,11 +96,7 @@ impl Setup {
     }
 
     pub fn start(self) -> Penstock {
-        let turn = if self.alone {
-            Turn::Alone(ALONE.write().unwrap_or_else(PoisonError::into_inner))
-        } else {
-            Turn::Among(ALONE.read().unwrap_or_else(PoisonError::into_inner))
-        };
+        let turn = if self.alone { Turn::alone() } else { Turn::among() };
         let settings = penstock::config::parse("test.toml", &self.text()).unwrap_or_else(|problems| {
             panic!("{problems:?}");
         });
@@ -108,10 +104,21 @@ impl Setup {
     }
 }
 
+/// Held while a test keeps the machine busy: together with others, or alone.
 #[expect(dead_code, reason = "held, not looked at")]
-enum Turn {
+pub enum Turn {
     Among(RwLockReadGuard<'static, ()>),
     Alone(RwLockWriteGuard<'static, ()>),
+}
+
+impl Turn {
+    pub fn among() -> Turn {
+        Turn::Among(ALONE.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn alone() -> Turn {
+        Turn::Alone(ALONE.write().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A running Penstock; stops when dropped.
