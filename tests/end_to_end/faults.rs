@@ -1,42 +1,50 @@
 //! Endpoints that refuse, reset, hang, send garbage or stop halfway: what the client is told, and who is blamed.
 
+use std::io;
 use std::time::{Duration, Instant};
 
+use penstock::domain::outcome::Classes;
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{Act, Origin, Penstock, Response, Setup};
+use crate::support::{Act, Origin, Response, Setup};
 
-/// The answer to one request to an endpoint that does this, and the proxy to ask about it.
-fn asked(act: Act) -> (Response, Penstock, Origin) {
-    let (answer, penstock, origin) = try_asked(act);
-    (answer.expect("an answer"), penstock, origin)
-}
+const SHORT: &str = "connect = \"300ms\"\nresponse_head = \"300ms\"\nbody_idle = \"400ms\"";
 
-fn try_asked(act: Act) -> (Option<Response>, Penstock, Origin) {
+/// The answers to one request for each of what an endpoint does. Everything is recorded when they are returned.
+#[track_caller]
+fn answers(acts: &[Act]) -> (Vec<io::Result<Response>>, Classes) {
     let origin = Origin::start("v1");
-    origin.always(act);
-    let penstock =
-        Setup::of(&[&origin]).upstream("connect = \"300ms\"\nresponse_head = \"300ms\"\nbody_idle = \"400ms\"").start();
-    let answer = penstock.client().try_ask("GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
-    (answer.ok(), penstock, origin)
+    let penstock = Setup::of(&[&origin]).upstream(SHORT).start();
+    let ask = |act: &Act| {
+        origin.always(act.clone());
+        penstock.client().try_ask("GET / HTTP/1.1\r\nHost: shop\r\n\r\n")
+    };
+    let answers = acts.iter().map(ask).collect();
+    let classes = penstock.settled("v1", acts.len() as u64);
+    assert_eq!((origin.requests(), classes.total()), (acts.len() as u64, acts.len() as u64), "nothing is sent twice");
+    (answers, classes)
 }
 
+/// Whichever of these an endpoint does, this is the answer, and the version's failure.
 #[track_caller]
-fn answers_with(act: Act, status: u16, fault: &str) {
-    let (answer, penstock, origin) = asked(act);
-    assert_eq!((answer.status, answer.fault()), (status, fault), "{}", answer.head);
-    let classes = penstock.settled("v1", 1);
-    assert_eq!((classes.failure, classes.total()), (1, 1));
-    assert_eq!(origin.requests(), 1, "it was written, so it is not sent again");
+fn answered_with(acts: &[Act], status: u16, fault: &str) {
+    let (answers, classes) = answers(acts);
+    for (answer, act) in answers.into_iter().zip(acts) {
+        let answer = answer.unwrap();
+        assert_eq!((answer.status, answer.fault()), (status, fault), "{act:?}: {}", answer.head);
+    }
+    assert_eq!(classes.failure, acts.len() as u64);
 }
 
+/// Whichever of these an endpoint does, the client can tell that something is missing. It is the version's failure.
 #[track_caller]
-fn is_cut_short(act: Act) {
-    let (answer, penstock, _origin) = try_asked(act);
-    // The connection may end before the head is out.
-    assert!(answer.as_ref().is_none_or(|answer| (answer.status, answer.whole) == (200, false)), "{answer:?}");
-    let classes = penstock.settled("v1", 1);
-    assert_eq!((classes.failure, classes.total()), (1, 1));
+fn cut_short(acts: &[Act]) {
+    let (answers, classes) = answers(acts);
+    for (answer, act) in answers.into_iter().zip(acts) {
+        // The connection may end before the head is out.
+        assert!(answer.map_or(true, |answer| answer.status == 200 && !answer.whole), "{act:?}");
+    }
+    assert_eq!(classes.failure, acts.len() as u64);
 }
 
 #[test]
@@ -101,70 +109,72 @@ fn a_connection_that_is_not_accepted_in_time_is_a_gateway_timeout() {
 
 #[test]
 fn a_reset_before_the_head_is_a_bad_gateway() {
-    answers_with(Act::Reset, 502, "connection_terminated");
-    answers_with(Act::RawThenClose(Vec::new()), 502, "connection_terminated");
-    answers_with(Act::raw_then_close("HTTP/1.1 200 OK\r\nContent-"), 502, "connection_terminated");
+    let half = Act::raw_then_close("HTTP/1.1 200 OK\r\nContent-");
+    answered_with(&[Act::Reset, Act::RawThenClose(Vec::new()), half], 502, "connection_terminated");
 }
 
 #[test]
 fn garbage_is_a_bad_gateway() {
-    for garbage in [
+    let large = format!("HTTP/1.1 200 OK\r\nX-Large: {}\r\n\r\n", "x".repeat(100 * 1024));
+    let garbage = [
         "SSH-2.0-OpenSSH_9.2\r\n",
         "<html>hello</html>\r\n\r\n",
         "HTTP/1.1 abc OK\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
-    ] {
-        answers_with(Act::raw_then_close(garbage), 502, "http_protocol_error");
-    }
-}
-
-#[test]
-fn a_response_head_without_end_is_a_bad_gateway() {
-    let large = format!("HTTP/1.1 200 OK\r\nX-Large: {}\r\n\r\n", "x".repeat(100 * 1024));
-    answers_with(Act::raw_then_close(&large), 502, "http_protocol_error");
+        &large,
+    ];
+    answered_with(&garbage.map(Act::raw_then_close), 502, "http_protocol_error");
 }
 
 #[test]
 fn switching_protocols_unasked_is_a_bad_gateway() {
     let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nraw";
-    answers_with(Act::raw(switch), 502, "http_protocol_error");
+    answered_with(&[Act::raw(switch), Act::raw_then_close(switch)], 502, "http_protocol_error");
 }
 
 #[test]
 fn no_answer_in_time_is_a_gateway_timeout() {
     let begun = Instant::now();
-    answers_with(Act::Hang, 504, "http_response_timeout");
-    assert!(begun.elapsed() >= Duration::from_millis(300));
-    answers_with(Act::Late(Duration::from_secs(2)), 504, "http_response_timeout");
-    answers_with(Act::RawThenHang("HTTP/1.1 200 OK\r\nX-".into()), 504, "http_response_timeout");
-    answers_with(
+    let acts = [
+        Act::Hang,
+        Act::Late(Duration::from_secs(2)),
+        Act::RawThenHang("HTTP/1.1 200 OK\r\nX-".into()),
         Act::Trickle("HTTP/1.1 200 OK\r\n".repeat(9).into(), Duration::from_millis(20)),
-        504,
-        "http_response_timeout",
-    );
+    ];
+    answered_with(&acts, 504, "http_response_timeout");
+    assert!(begun.elapsed() >= Duration::from_millis(4 * 300));
 }
 
 #[test]
 fn a_body_cut_short_stays_cut_short() {
-    is_cut_short(Act::raw_then_close("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"));
-    is_cut_short(Act::raw_then_close("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"));
-    is_cut_short(Act::raw_then_close("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"));
-    is_cut_short(Act::raw_then_close("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe"));
-    is_cut_short(Act::raw_then_close("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"));
+    let cut = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+    ];
+    cut_short(&cut.map(Act::raw_then_close));
 }
 
 #[test]
 fn a_body_that_turns_to_garbage_is_cut_short() {
-    is_cut_short(Act::raw_then_close("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"));
-    is_cut_short(Act::raw_then_close("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n"));
+    let garbage = [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n",
+    ];
+    cut_short(&garbage.map(Act::raw_then_close));
 }
 
 #[test]
 fn a_body_that_stops_is_cut_short() {
-    is_cut_short(Act::RawThenHang("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello".into()));
-    is_cut_short(Act::RawThenHang("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".into()));
+    let stopping = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ];
+    cut_short(&stopping.map(|text| Act::RawThenHang(text.into())));
 }
 
 #[test]
@@ -180,9 +190,10 @@ fn a_body_that_trickles_arrives_whole() {
 
 #[test]
 fn a_body_ended_by_closing_is_passed_on() {
-    let (answer, penstock, _origin) = asked(Act::raw_then_close("HTTP/1.1 200 OK\r\n\r\nhello"));
+    let (mut answers, classes) = answers(&[Act::raw_then_close("HTTP/1.1 200 OK\r\n\r\nhello")]);
+    let answer = answers.remove(0).unwrap();
     assert_eq!((answer.status, answer.whole, answer.text().as_str()), (200, true, "hello"));
-    assert_eq!(penstock.settled("v1", 1).success, 1);
+    assert_eq!(classes.success, 1);
 }
 
 #[test]
