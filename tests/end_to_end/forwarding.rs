@@ -24,8 +24,8 @@ fn requests_sent_without_waiting_are_answered_in_order() {
     let penstock = Setup::of(&[&origin]).start();
     let mut client = penstock.client();
     let paths: Vec<String> = (0..20).map(|n| format!("/{n}")).collect();
-    let requests: String = paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n")).collect();
-    client.send(requests).unwrap();
+    let requests: Vec<String> = paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n")).collect();
+    client.send(requests.concat()).unwrap();
     assert!(paths.iter().all(|path| client.receive(false).unwrap().text() == *path));
 }
 
@@ -157,6 +157,57 @@ fn a_client_of_an_older_version_is_served() {
     assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
     assert_eq!(answer.header("transfer-encoding"), None, "HTTP/1.0 knows no chunks");
     assert!(client.is_closed());
+}
+
+#[test]
+fn an_older_client_may_ask_to_keep_its_connection() {
+    let origin = Origin::start("v1");
+    let penstock = Setup::of(&[&origin]).start();
+    let mut client = penstock.client();
+    for _ in 0..2 {
+        let answer = client.ask("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("keep-alive")));
+    }
+}
+
+#[test]
+fn a_client_that_asks_to_close_is_closed_and_the_endpoint_is_not() {
+    let origin = Origin::start("v1");
+    let penstock = Setup::of(&[&origin]).canary(&[&origin], "0%").start();
+    for _ in 0..10 {
+        let mut client = penstock.client();
+        assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").status, 200);
+        assert!(client.is_closed());
+    }
+    assert!(origin.connections() <= 2, "one for each worker, not {}", origin.connections());
+}
+
+#[test]
+fn targets_of_other_forms_reach_the_endpoint_in_its_own() {
+    let origin = Origin::start("v1");
+    let penstock = Setup::of(&[&origin]).start();
+    let mut client = penstock.client();
+    for (target, method, path, host) in [
+        ("http://real.example:81/x?y", "GET", "/x?y", "real.example:81"),
+        ("http://real.example", "GET", "/", "real.example"),
+        ("*", "OPTIONS", "*", "other"),
+    ] {
+        let answer = client.ask(&format!("{method} {target} HTTP/1.1\r\nHost: other\r\n\r\n"));
+        let request = origin.last_request();
+        assert_eq!((answer.status, request.target(), request.header("host")), (200, path, Some(host)));
+    }
+}
+
+#[test]
+fn the_head_of_an_answer_in_chunks_has_no_body() {
+    let origin = Origin::start("v1");
+    origin.always(Act::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    let penstock = Setup::of(&[&origin]).start();
+    let mut client = penstock.client();
+    for _ in 0..3 {
+        assert_eq!(client.ask("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    }
+    assert_eq!(penstock.settled("v1", 3).success, 3);
 }
 
 #[test]

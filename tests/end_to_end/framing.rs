@@ -134,7 +134,7 @@ fn a_head_too_large_is_refused() {
     let large = "x".repeat(80 * 1024);
     let answer = penstock.client().ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nX-Large: {large}\r\n\r\n"));
     assert_eq!(answer.status, 431);
-    let many: String = (0..101).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let many = "X-Many: 1\r\n".repeat(101);
     assert_eq!(penstock.client().ask(&format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n")).status, 431);
     assert_eq!(origin.requests(), 0);
 }

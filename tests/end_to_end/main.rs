@@ -1,5 +1,7 @@
 //! The data plane from outside: real sockets on both sides, and what must hold between them.
 
+#![expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

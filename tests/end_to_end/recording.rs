@@ -88,7 +88,9 @@ fn clients_that_leave_at_any_time_lose_no_outcome() {
     let leaving: Vec<_> = (0..6)
         .map(|seed| thread::spawn(move || (0..150).for_each(|turn| leave_somewhere(address, seed * 7 + turn))))
         .collect();
-    leaving.into_iter().for_each(|leaving| leaving.join().unwrap());
+    for leaving in leaving {
+        leaving.join().unwrap();
+    }
     let (seen, recorded) = at_rest(&penstock, &[&stable, &canary]);
     assert_eq!(penstock.view().lost_outcomes, 0);
     assert!(recorded >= seen, "{recorded} recorded, {seen} seen");

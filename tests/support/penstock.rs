@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use penstock::app::App;
 use penstock::control::journal::Entry;
-use penstock::control::view::{ServiceView, VersionView, View};
+use penstock::control::view::{EndpointView, ServiceView, VersionView, View};
 use penstock::domain::names::ServiceName;
 use penstock::domain::outcome::Classes;
 use penstock::domain::standing::Change;
@@ -67,7 +67,7 @@ impl Setup {
     }
 
     pub fn stopping(self, linger: &'static str, drain: &'static str) -> Setup {
-        Setup { linger, drain, ..self }
+        Setup { drain, linger, ..self }
     }
 
     /// No other test runs meanwhile: for what is measured.
@@ -193,7 +193,7 @@ impl Penstock {
 
     pub fn in_flight(&self) -> u64 {
         let shop = self.shop();
-        shop.versions.iter().flat_map(|version| &version.endpoints).map(|endpoint| endpoint.in_flight()).sum()
+        shop.versions.iter().flat_map(|version| &version.endpoints).map(EndpointView::in_flight).sum()
     }
 
     /// The newest journal entry whose change is of this kind.
