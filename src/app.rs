@@ -79,7 +79,8 @@ impl StartError {
 
 /// Starts everything; returns when requests are served.
 pub fn start(settings: Settings) -> Result<App, StartError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
     let listeners = bind(&runtime, &settings.listeners)?;
     let admin = admin::bind(settings.admin)?;
     let admin_address = admin.local_addr()?;
@@ -99,7 +100,8 @@ pub fn start(settings: Settings) -> Result<App, StartError> {
     let engine = start_engine(engine, Inlets { batches, commands, resolved })?;
 
     let limits = Limits { request_head: settings.request_head, client_idle: settings.client_idle };
-    let proxy = proxy::start(listeners, workers, limits, clock, &subscriber, batch_sender)?;
+    let data_plane = proxy::Settings { workers, limits, access_log: settings.log.access };
+    let proxy = proxy::start(listeners, data_plane, clock, &subscriber, batch_sender)?;
     let readiness = Arc::new(Readiness::default());
     readiness.listening();
     readiness.published();

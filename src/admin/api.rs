@@ -1,6 +1,7 @@
 //! `/v1/services`: what is, and the changes that persons ask for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path, State};
@@ -10,19 +11,23 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
 use super::caller::Caller;
 use super::events::{self, MOST_WATCHERS};
 use super::metrics;
-use super::problem::{METHOD, NO_SUCH_PATH, NO_SUCH_SERVICE, NOT_READY, Problem};
+use super::problem::{METHOD, NO_SUCH_PATH, NO_SUCH_SERVICE, NOT_READY, Problem, UNAVAILABLE};
 use super::ready::Readiness;
 use super::wire::{Changed, Health, Promote, Service, Services, Split, SplitPatch, Unseal};
 use crate::control::command::{Control, Precondition};
 use crate::control::view::ServiceView;
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::standing::Request;
+
+/// For the engine's answer, which comes within a tick unless something is very wrong.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// What every handler may reach.
 #[derive(Clone)]
@@ -65,8 +70,14 @@ impl Api {
     async fn ask(&self, name: &ServiceName, request: Request, caller: Caller) -> Result<Response, Problem> {
         let Caller { actor, peer, precondition } = caller;
         let (who, reason) = (actor.name.clone(), actor.reason.clone().unwrap_or_default());
-        let what = format!("{request:?}");
-        match self.control.ask(name.clone(), request, precondition, actor).await {
+        let what = words(&request);
+        let ask = self.control.ask(name.clone(), request, precondition, actor);
+        let Ok(answer) = timeout(ANSWER, ask).await else {
+            tracing::error!(service = %name, what, actor = who, reason, %peer, "no answer from the engine");
+            let detail = "the engine has not answered in time; the change may still be made";
+            return Err(UNAVAILABLE.because(detail, "read the split before trying again"));
+        };
+        match answer {
             Ok(done) => {
                 let (revision, changed) = (done.revision, done.changed);
                 tracing::info!(service = %name, what, actor = who, reason, %peer, revision, changed, "carried out");
@@ -159,6 +170,16 @@ impl Caller {
             stated => stated,
         };
         Caller { precondition, ..self }
+    }
+}
+
+/// For the log.
+fn words(request: &Request) -> String {
+    match request {
+        Request::Weight(weight) => format!("weight {weight}"),
+        Request::Promote => "promote".to_owned(),
+        Request::Abort => "abort".to_owned(),
+        Request::Unseal(version) => format!("unseal {version}"),
     }
 }
 

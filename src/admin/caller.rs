@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
+use tokio_util::sync::CancellationToken;
 
 use super::problem::{BAD_HEADER, Problem};
 use crate::control::command::Precondition;
@@ -17,8 +18,12 @@ pub const REASON: HeaderName = HeaderName::from_static("penstock-reason");
 const LONGEST_REASON: usize = 512;
 
 /// The connection's other end, put into each request by the server.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    /// Cuts the connection, whatever is still on its way.
+    pub hang_up: CancellationToken,
+}
 
 /// What a request says about its sender.
 #[derive(Debug)]
@@ -32,7 +37,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Problem> {
-        let Peer(peer) = *parts.extensions.get::<Peer>().expect("the server puts the peer into every request");
+        let peer = parts.extensions.get::<Peer>().expect("the server puts the peer into every request").address;
         let name = line(&parts.headers, &ACTOR, LONGEST_ACTOR)?.unwrap_or_else(|| format!("api {}", peer.ip()));
         let reason = line(&parts.headers, &REASON, LONGEST_REASON)?;
         Ok(Caller { actor: Actor { name, reason }, peer, precondition: precondition(&parts.headers) })

@@ -1,17 +1,21 @@
 //! `/v1/events`: the journal as it grows, as server-sent events.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::channel::{Channel, Sender};
 use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
+use super::caller::Peer;
 use super::problem::{Problem, TOO_MANY_WATCHERS};
 use crate::control::command::Control;
 use crate::control::journal::Entry;
@@ -31,7 +35,11 @@ const ON_THE_WAY: usize = 16;
 pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// With `Last-Event-ID`, first whatever came after it; without, what comes from now on.
-pub async fn watch(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn watch(
+    State(api): State<Api>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let Ok(place) = api.watchers.clone().try_acquire_owned() else {
         let detail = format!("{MOST_WATCHERS} others are watching already");
         return Err(TOO_MANY_WATCHERS.because(detail, "end one of them, or poll `/v1/services`"));
@@ -40,7 +48,9 @@ pub async fn watch(State(api): State<Api>, headers: HeaderMap) -> Result<Respons
     let (first, feed) = catch_up(&api.control, after);
     let (out, body) = Channel::<Bytes>::new(ON_THE_WAY);
     tokio::spawn(async move {
-        follow(first, feed, out, api.closing).await;
+        if follow(first, feed, out, api.closing).await == End::Slow {
+            peer.hang_up.cancel();
+        }
         drop(place);
     });
     Ok(([(header::CONTENT_TYPE, "text/event-stream")], Body::new(body)).into_response())
@@ -63,31 +73,42 @@ fn catch_up(control: &Control, after: Option<u64>) -> (Vec<String>, Receiver<Ent
     (first, feed)
 }
 
-async fn follow(first: Vec<String>, mut feed: Receiver<Entry>, mut out: Sender<Bytes>, closing: CancellationToken) {
-    for text in first {
-        if !taken(&mut out, text).await {
-            return;
-        }
-    }
-    loop {
-        let text = tokio::select! {
-            () = closing.cancelled() => return,
-            () = sleep(HEARTBEAT) => ": still here\n\n".to_owned(),
-            entry = feed.recv() => match entry {
-                Ok(entry) => event(&entry),
-                // Too far behind, or the journal is gone: the watcher comes back with `Last-Event-ID`.
-                Err(_) => return,
-            },
-        };
-        if !taken(&mut out, text).await {
-            return;
-        }
-    }
+/// How a watch ended.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// The watcher has gone, or the server is going.
+    Over,
+    /// Events do not get through: the connection is worth nothing, and its place is wanted.
+    Slow,
 }
 
-/// Whether the watcher is still there, and quick enough.
-async fn taken(out: &mut Sender<Bytes>, text: String) -> bool {
-    matches!(timeout(PATIENCE, out.send_data(text.into())).await, Ok(Ok(())))
+async fn follow(
+    first: Vec<String>,
+    mut feed: Receiver<Entry>,
+    mut out: Sender<Bytes>,
+    closing: CancellationToken,
+) -> End {
+    let mut waiting = VecDeque::from(first);
+    loop {
+        let text = if let Some(text) = waiting.pop_front() {
+            text
+        } else {
+            tokio::select! {
+                () = closing.cancelled() => return End::Over,
+                () = sleep(HEARTBEAT) => ": still here\n\n".to_owned(),
+                entry = feed.recv() => match entry {
+                    Ok(entry) => event(&entry),
+                    Err(RecvError::Lagged(_)) => return End::Slow,
+                    Err(RecvError::Closed) => return End::Over,
+                },
+            }
+        };
+        match timeout(PATIENCE, out.send_data(text.into())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_gone)) => return End::Over,
+            Err(_) => return End::Slow,
+        }
+    }
 }
 
 fn event(entry: &Entry) -> String {

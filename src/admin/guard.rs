@@ -4,6 +4,7 @@
 //! the browser send requests here; a name that its owner points at 127.0.0.1 even lets it read the answers (DNS
 //! rebinding). Hence: only hosts that we know, no foreign origin, and a media type that a form cannot send.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +17,14 @@ use http_body::Body as _;
 
 use super::problem::{BAD_HEADER, FOREIGN, MISDIRECTED, NOT_JSON, Problem, TOO_SLOW};
 
-/// From the request head to the response head: ample for an engine that answers within a tick.
+/// From the request head to the response head: longer than we wait for the engine, so it is a slow body that ends here.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The hosts that this listener answers to.
 #[derive(Debug, Clone)]
-pub struct Hosts(Arc<[String]>);
+pub struct Hosts(Arc<BTreeSet<String>>);
 
 impl Hosts {
     pub fn of(bound: SocketAddr) -> Hosts {
@@ -31,7 +32,8 @@ impl Hosts {
         let own = SocketAddr::new(bound.ip(), 0).to_string();
         let own = own.trim_end_matches(":0");
         let names = ["localhost", "127.0.0.1", "[::1]", own];
-        Hosts(names.iter().flat_map(|name| [(*name).to_owned(), format!("{name}:{}", bound.port())]).collect())
+        let spellings = |name: &str| [name.to_owned(), format!("{name}:{}", bound.port())];
+        Hosts(Arc::new(names.into_iter().flat_map(spellings).collect()))
     }
 
     fn check(&self, request: &Request) -> Result<(), Problem> {
@@ -39,15 +41,16 @@ impl Hosts {
         let host = one(headers, &header::HOST)?.unwrap_or_default();
         let authority = request.uri().authority().map_or(host, |authority| authority.as_str());
         if !self.know(host) || !self.know(authority) {
+            let known: Vec<&str> = self.0.iter().map(String::as_str).collect();
             let detail = format!("this listener does not answer to the host `{host}`");
-            return Err(MISDIRECTED.because(detail, format!("use one of {}", self.0.join(", "))));
+            return Err(MISDIRECTED.because(detail, format!("use one of {}", known.join(", "))));
         }
         same_origin(headers, host)?;
         json_or_nothing(request)
     }
 
     fn know(&self, host: &str) -> bool {
-        self.0.iter().any(|known| known.eq_ignore_ascii_case(host))
+        self.0.contains(&host.to_ascii_lowercase())
     }
 }
 
@@ -61,7 +64,7 @@ pub async fn guard(State(hosts): State<Hosts>, request: Request, next: Next) -> 
 }
 
 fn too_slow() -> Response {
-    let detail = format!("the request was not complete, or not answered, within {} s", DEADLINE.as_secs());
+    let detail = format!("the request was not complete within {} s", DEADLINE.as_secs());
     TOO_SLOW.because(detail, "send it again").into_response()
 }
 

@@ -114,18 +114,18 @@ impl Picture {
                 count(&mut attempts.encode_family(&labels)?, version.all.classes.get(class))?;
             }
         }
-        let own: [(_, _, fn(&VersionView) -> u64); 3] = [
-            ("penstock_forced_requests", "Requests sent there by a pin: never evidence", |v| v.forced),
-            ("penstock_exposed_failures", "Failures that a client saw", |v| v.all.exposed),
-            ("penstock_shielded_requests", "Failures that another version's answer hid", |v| v.all.shielded),
-        ];
-        for (name, help, of) in own {
-            let mut family = counter(to, name, help)?;
-            for (service, version) in self.versions() {
-                count(&mut family.encode_family(&labels(service, version))?, of(version))?;
-            }
-        }
-        Ok(())
+        let forced = counter(to, "penstock_forced_requests", "Requests sent there by a pin: never evidence")?;
+        self.count_each(forced, |version| version.forced)?;
+        let exposed = counter(to, "penstock_exposed_failures", "Failures that a client saw")?;
+        self.count_each(exposed, |version| version.all.exposed)?;
+        let shielded = counter(to, "penstock_shielded_requests", "Failures that another version's answer hid")?;
+        self.count_each(shielded, |version| version.all.shielded)
+    }
+
+    fn count_each(&self, mut family: MetricEncoder<'_>, of: impl Fn(&VersionView) -> u64) -> fmt::Result {
+        self.versions().try_for_each(|(service, version)| {
+            count(&mut family.encode_family(&labels(service, version))?, of(version))
+        })
     }
 
     fn latency(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

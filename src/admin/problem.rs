@@ -20,9 +20,9 @@ pub struct Problem {
     pub title: Cow<'static, str>,
     pub status: u16,
     /// What is wrong this time.
-    pub detail: String,
+    pub detail: Box<str>,
     /// How to go on.
-    pub help: String,
+    pub help: Box<str>,
     /// The fields that are wrong, if it is about fields.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
@@ -53,8 +53,8 @@ impl Kind {
             kind: self.path.into(),
             title: self.title.into(),
             status: self.status.as_u16(),
-            detail: detail.into(),
-            help: help.into(),
+            detail: detail.into().into(),
+            help: help.into().into(),
             errors: vec![],
         }
     }

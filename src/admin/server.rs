@@ -116,10 +116,12 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, closing: CancellationToken) {
+async fn connection(stream: TcpStream, address: SocketAddr, router: Router, closing: CancellationToken) {
     let router = TowerToHyperService::new(router);
+    let peer = Peer { address, hang_up: CancellationToken::new() };
+    let hang_up = peer.hang_up.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(peer.clone());
         router.call(request)
     });
     let mut http = http1::Builder::new();
@@ -127,12 +129,13 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, closing
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = hang_up.cancelled() => return,
         () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "an admin connection ended early");
+        tracing::debug!(peer = %address, %error, "an admin connection ended early");
     }
 }

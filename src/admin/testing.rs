@@ -12,7 +12,8 @@ use super::{Readiness, bind, serve};
 use crate::control::command::{Command, Commands, Control, Done, Refused, admit};
 use crate::control::journal::{Actor, Entry, Journal};
 use crate::control::view::{EndpointView, ServiceView, VersionView, View};
-use crate::domain::judge::{Conviction, Mode, Policy, Reading, Trigger, Verdict};
+use crate::domain::judge::{Conviction, Policy, Reading, Trigger};
+pub use crate::domain::judge::{Hold, Mode, Verdict};
 use crate::domain::names::{EndpointId, ServiceName, VersionName};
 use crate::domain::outcome::Class;
 use crate::domain::pool::Endpoint;
@@ -64,6 +65,7 @@ pub fn conviction() -> Conviction {
         log_e: 7.2,
         threshold: 6.9,
         because: "v2 fails 12% of its requests, v1 0.1%".to_owned(),
+        ..Conviction::default()
     }
 }
 
@@ -91,7 +93,8 @@ impl Engine {
         (engine, control)
     }
 
-    fn new(definitions: impl IntoIterator<Item = Definition>) -> (Arc<Engine>, Control, Commands) {
+    /// Not started: nobody answers commands until they are served.
+    pub fn new(definitions: impl IntoIterator<Item = Definition>) -> (Arc<Engine>, Control, Commands) {
         let (view, journal) = (Arc::<ArcSwap<View>>::default(), Arc::<Journal>::default());
         let (control, commands) = Control::new(view.clone(), journal.clone());
         let inside = Inside {
@@ -146,9 +149,9 @@ impl Engine {
     }
 
     /// What the coin did and where the evidence stands.
-    pub fn stands(&self, observed_share: f64, towards_1000: f64) {
+    pub fn stands(&self, observed_share: Option<f64>, towards_1000: f64) {
         let mut inside = self.inside();
-        inside.observed_share = Some(observed_share);
+        inside.observed_share = observed_share;
         inside.reading.towards_1000 = towards_1000;
         self.draw(&inside);
     }

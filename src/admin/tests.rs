@@ -17,9 +17,10 @@ use super::Readiness;
 use super::api::Api;
 use super::caller::Peer;
 use super::guard::Hosts;
-use super::server::{BindError, bind, router};
+use super::server::{BindError, bind, router, serve};
 use super::testing::{Engine, conviction, percent, shop, version};
 use super::wire::{Changed, Problem, Service, Services, Split};
+use crate::control::command::Control;
 use crate::domain::judge::{Hold, Mode, Verdict};
 use crate::domain::split::Role;
 
@@ -62,6 +63,10 @@ fn is(status: u16, kind: &str) -> (u16, String) {
 
 fn world() -> World {
     let (engine, control) = Engine::start([shop()]);
+    world_of(engine, control)
+}
+
+fn world_of(engine: Arc<Engine>, control: Control) -> World {
     let (readiness, closing) = (Arc::<Readiness>::default(), CancellationToken::new());
     let api = Api::new(control, readiness.clone(), closing.clone());
     let bound = SocketAddr::from(([127, 0, 0, 2], 9900));
@@ -91,8 +96,12 @@ impl World {
     }
 }
 
+fn peer() -> Peer {
+    Peer { address: ([127, 0, 0, 1], 5).into(), hang_up: CancellationToken::new() }
+}
+
 fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Request<Body> {
-    let mut request = Request::builder().method(method).uri(path).extension(Peer(([127, 0, 0, 1], 5).into()));
+    let mut request = Request::builder().method(method).uri(path).extension(peer());
     let own = headers.iter().any(|(name, _)| *name == "host");
     if !own {
         request = request.header("host", "localhost:9900");
@@ -108,7 +117,7 @@ fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Re
 async fn a_service_is_shown_as_it_stands() {
     let world = world();
     world.engine.saw("v2", 90, 10, 2_000);
-    world.engine.stands(0.11, 212.0);
+    world.engine.stands(Some(0.11), 212.0);
     let answer = world.get("/v1/services/shop").await;
     assert_eq!((answer.status, &answer.headers["etag"]), (200, &"\"0\"".parse().unwrap()));
     assert_eq!(answer.headers["cache-control"], "no-store");
@@ -399,12 +408,96 @@ async fn a_watcher_from_before_a_restart_is_told_to_read_again() {
     assert_eq!(heard, [("1".to_owned(), "reset".to_owned(), json!({"revision": 1}))]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_watcher_hears_a_heartbeat_when_nothing_happens() {
+    let world = world();
+    let mut body = world.open(request("GET", "/v1/events", &[], "")).await.into_body();
+    let began = tokio::time::Instant::now();
+    let mut heard = async || body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(heard().await, ": watching\nretry: 1000\n\n");
+    assert_eq!(heard().await, ": still here\n\n");
+    assert_eq!(began.elapsed().as_secs(), 15);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_takes_nothing_is_dropped() {
+    let (world, peer) = (world(), peer());
+    let mut watch = request("GET", "/v1/events", &[], "");
+    watch.extensions_mut().insert(peer.clone());
+    let body = world.open(watch).await.into_body();
+    for _ in 0..50 {
+        world.post("/v1/services/shop:abort", "").await;
+        world.post("/v1/services/shop:unseal", "").await;
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+    assert!(peer.hang_up.is_cancelled());
+    let taken = body.collect().await.unwrap().to_bytes();
+    let taken = std::str::from_utf8(&taken).unwrap().matches("event: ").count();
+    assert!((1..100).contains(&taken), "{taken}");
+}
+
+#[tokio::test]
+async fn watchers_cannot_take_every_connection() {
+    let world = world();
+    let mut watching = Vec::new();
+    for _ in 0..64 {
+        watching.push(world.open(request("GET", "/v1/events", &[], "")).await);
+    }
+    assert_eq!(world.get("/v1/events").await.problem(), is(503, "too-many-watchers"));
+}
+
+#[tokio::test]
+async fn without_an_engine_reading_goes_on() {
+    let (engine, control, commands) = Engine::new([shop()]);
+    drop(commands);
+    let world = world_of(engine, control);
+    assert_eq!(world.post("/v1/services/shop:abort", "").await.problem(), is(503, "unavailable"));
+    assert_eq!(world.get("/v1/services/shop").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_hangs_does_not_hang_the_caller() {
+    let (engine, control, _commands) = Engine::new([shop()]);
+    let world = world_of(engine, control);
+    assert_eq!(world.post("/v1/services/shop:abort", "").await.problem(), is(503, "unavailable"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_comes_is_not_waited_for() {
+    let world = world();
+    let mut patch = request("PATCH", "/v1/services/shop/split", &[("content-type", "application/json")], "");
+    let (_silent, body) = http_body_util::channel::Channel::<Bytes>::new(1);
+    *patch.body_mut() = Body::new(body);
+    assert_eq!(world.send(patch).await.problem(), is(408, "timeout"));
+}
+
+#[tokio::test]
+async fn at_shutdown_streams_end_and_the_listener_closes() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (_engine, control) = Engine::start([shop()]);
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(serve(listener, control, Arc::default(), async { stopped.await.unwrap() }));
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    stop.send(()).unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
+    serving.await.unwrap().unwrap();
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
 #[tokio::test]
 async fn the_metrics_are_open_metrics() {
     let world = world();
     world.engine.saw("v2", 90, 10, 2_000);
     world.engine.saw("v1", 1, 0, 20_000_000);
-    world.engine.stands(0.11, 1_000.0);
+    world.engine.stands(Some(0.11), 1_000.0);
     let answer = world.get("/metrics").await;
     assert!(
         answer.headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text; version=1.0.0")

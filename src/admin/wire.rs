@@ -7,11 +7,12 @@ pub use super::problem::{FieldError, Problem};
 use crate::control::journal::Journal;
 pub use crate::control::journal::{Actor, Entry, Incident};
 use crate::control::view::{EndpointView, ServiceView, VersionView};
-use crate::domain::judge::{Conviction, Hold, Mode, Reading};
-use crate::domain::names::{ServiceName, VersionName};
-use crate::domain::outcome::Classes;
-use crate::domain::split::{Role, Weight};
-use crate::domain::standing::{Change, Seal};
+pub use crate::domain::judge::{Conviction, Hold, Mode, Reading};
+pub use crate::domain::names::{ServiceName, VersionName};
+pub use crate::domain::outcome::Classes;
+pub use crate::domain::split::{Role, Weight};
+pub use crate::domain::standing::Change;
+use crate::domain::standing::Seal;
 use crate::domain::window::Latencies;
 
 /// `GET /v1/services`
@@ -271,5 +272,50 @@ impl Split {
             share: view.observed_share,
             sealed: view.sealed().cloned().collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::domain::state::Event;
+    use crate::domain::time::Moment;
+
+    fn entry(change: Change) -> Entry {
+        let (actor, service) = (Actor::judge(), ServiceName::new("shop").unwrap());
+        let incident = Some(Incident { canary_requests: 9, detection_ms: Some(120), ..Incident::default() });
+        Entry { revision: 7, at: Timestamp::UNIX_EPOCH, actor, event: Event { service, change }, incident }
+    }
+
+    #[test]
+    fn every_event_reads_back() {
+        let version = VersionName::new("v2").unwrap();
+        let (from, to) = (Weight::FULL, Weight::HALF);
+        let conviction = Conviction { log_e: 7.25, because: "too many errors".to_owned(), ..Conviction::default() };
+        for change in [
+            Change::WeightSet { version: version.clone(), from, to },
+            Change::Promoted { version: version.clone(), replaced: version.clone() },
+            Change::Aborted { version: version.clone(), from },
+            Change::RolledBack { version: version.clone(), from, conviction: conviction.clone() },
+            Change::WouldRollBack { version: version.clone(), conviction },
+            Change::Unsealed { version: version.clone() },
+            Change::ProbeBegan { version: version.clone(), from, to, until: Moment(1 << 40) },
+            Change::ProbeEnded { version, from, to },
+            Change::HoldBegan { reason: Hold::SharedDegradation },
+            Change::HoldEnded,
+        ] {
+            let entry = entry(change);
+            let text = serde_json::to_string(&entry).unwrap();
+            assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_problem_reads_back() {
+        let problem = Problem::field("/weight", "too much", "write less");
+        let text = serde_json::to_string(&problem).unwrap();
+        assert_eq!(serde_json::from_str::<Problem>(&text).unwrap(), problem, "{text}");
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::collector::Collector;
 use super::command::{Command, Commands, Done, Refused, admit};
 use super::journal::{Actor, Entry, Incident, Journal};
-use super::view::{self, ServiceView, View};
+use super::view::{ServiceView, View};
 use crate::domain::judge::Judge;
 use crate::domain::names::{Exposure, ServiceName};
 use crate::domain::snapshot::Snapshot;
@@ -171,7 +171,7 @@ impl Engine {
         let (definition, weight) = (service.definition.clone(), service.standing.weight);
         let trial = match self.trials.remove(name) {
             Some(trial) if trial.exposure == exposure => trial,
-            _ => Trial::new(exposure, Judge::new(&definition.policy)),
+            _ => Trial::new(exposure, Judge::new(&definition.policy, definition.timeouts.response_head)),
         };
         let trial = self.trials.entry(name.clone()).or_insert(trial);
         trial.count(tick, rows);
@@ -203,6 +203,7 @@ impl Engine {
             }
             self.announce(event, actor);
             self.publish();
+            self.drawn.remove(name); // whoever looks after the announcement sees it
         }
     }
 
@@ -213,7 +214,6 @@ impl Engine {
             }
             _ => None,
         };
-        view::log(&event, actor, incident.as_ref());
         let (revision, at) = (self.state.revision(), Timestamp::now());
         self.journal.append(Entry { revision, at, actor: actor.clone(), event, incident });
     }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use crate::domain::standing::Change;
 use crate::domain::state::Event;
 
 /// Entries kept for `Last-Event-ID`; a watcher further behind is told to read the state again.
@@ -71,6 +72,7 @@ impl Default for Journal {
 impl Journal {
     /// Appends and announces. Called by the engine alone.
     pub fn append(&self, entry: Entry) {
+        log(&entry);
         let mut entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if entries.len() == KEPT {
             entries.pop_front();
@@ -92,5 +94,34 @@ impl Journal {
     pub fn newest(&self, wanted: impl Fn(&Entry) -> bool) -> Option<Entry> {
         let entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         entries.iter().rev().find(|entry| wanted(entry)).cloned()
+    }
+}
+
+/// Says in the log what was decided.
+fn log(entry: &Entry) {
+    let (service, actor) = (&entry.event.service, &entry.actor.name);
+    match &entry.event.change {
+        Change::RolledBack { version, from, conviction } => {
+            let incident = entry.incident.clone().unwrap_or_default();
+            tracing::error!(
+                %service, %version, %from, trigger = %conviction.trigger, because = conviction.because,
+                canary_requests = incident.canary_requests, exposed_failures = incident.exposed_failures,
+                detection_ms = incident.detection_ms, "rolled back and sealed"
+            );
+        }
+        Change::WouldRollBack { version, conviction } => {
+            tracing::warn!(
+                %service, %version, trigger = %conviction.trigger, because = conviction.because,
+                "would have rolled back, if not only observing"
+            );
+        }
+        Change::HoldBegan { reason } => tracing::warn!(%service, ?reason, "verdict held"),
+        Change::HoldEnded => tracing::info!(%service, "verdict no longer held"),
+        Change::WeightSet { version, from, to } => tracing::info!(%service, %version, %from, %to, actor, "weight set"),
+        Change::ProbeBegan { version, from, to, .. } => tracing::warn!(%service, %version, %from, %to, "probe began"),
+        Change::ProbeEnded { version, from, to } => tracing::warn!(%service, %version, %from, %to, "probe ended"),
+        Change::Promoted { version, replaced } => tracing::info!(%service, %version, %replaced, actor, "promoted"),
+        Change::Aborted { version, from } => tracing::warn!(%service, %version, %from, actor, "aborted and sealed"),
+        Change::Unsealed { version } => tracing::warn!(%service, %version, actor, "unsealed"),
     }
 }

@@ -5,15 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::collector::Collector;
-use super::journal::{Actor, Incident};
 use crate::domain::judge::{Hold, Mode, Reading};
 use crate::domain::names::{Exposure, ServiceName, VersionId, VersionName};
 use crate::domain::pool::Endpoint;
 use crate::domain::route::Route;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::split::{Role, Weight};
-use crate::domain::standing::{Change, Probe, Seal};
-use crate::domain::state::{Event, ServiceState};
+use crate::domain::standing::{Probe, Seal};
+use crate::domain::state::ServiceState;
 use crate::domain::time::Tick;
 use crate::domain::window::Tally;
 
@@ -184,33 +183,4 @@ fn endpoints(declared: &[Arc<str>], snapshot: &Snapshot, version: VersionId) -> 
         .iter()
         .map(|authority| EndpointView { authority: authority.clone(), resolved: resolved(authority) })
         .collect()
-}
-
-/// Says in the log what was decided.
-pub(super) fn log(event: &Event, actor: &Actor, incident: Option<&Incident>) {
-    let (service, actor) = (&event.service, &actor.name);
-    match &event.change {
-        Change::RolledBack { version, from, conviction } => {
-            let incident = incident.cloned().unwrap_or_default();
-            tracing::error!(
-                %service, %version, %from, trigger = %conviction.trigger, because = conviction.because,
-                canary_requests = incident.canary_requests, exposed_failures = incident.exposed_failures,
-                detection_ms = incident.detection_ms, "rolled back and sealed"
-            );
-        }
-        Change::WouldRollBack { version, conviction } => {
-            tracing::warn!(
-                %service, %version, trigger = %conviction.trigger, because = conviction.because,
-                "would have rolled back, if not only observing"
-            );
-        }
-        Change::HoldBegan { reason } => tracing::warn!(%service, ?reason, "verdict held"),
-        Change::HoldEnded => tracing::info!(%service, "verdict no longer held"),
-        Change::WeightSet { version, from, to } => tracing::info!(%service, %version, %from, %to, actor, "weight set"),
-        Change::ProbeBegan { version, from, to, .. } => tracing::warn!(%service, %version, %from, %to, "probe began"),
-        Change::ProbeEnded { version, from, to } => tracing::warn!(%service, %version, %from, %to, "probe ended"),
-        Change::Promoted { version, replaced } => tracing::info!(%service, %version, %replaced, actor, "promoted"),
-        Change::Aborted { version, from } => tracing::warn!(%service, %version, %from, actor, "aborted and sealed"),
-        Change::Unsealed { version } => tracing::warn!(%service, %version, actor, "unsealed"),
-    }
 }

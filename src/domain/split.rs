@@ -192,6 +192,16 @@ pub enum Selected {
     Forced,
 }
 
+impl Selected {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Selected::Weight => "weight",
+            Selected::Forced => "forced",
+        }
+    }
+}
+
 impl Split {
     /// Picks a version; `draw` is uniform over `u64` and independent per request (the verdict's guarantee rests on it).
     #[must_use]

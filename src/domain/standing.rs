@@ -112,6 +112,12 @@ impl Change {
             | Change::HoldEnded => false,
         }
     }
+
+    /// Whether it changes what a person may base a request on: weights, roles, seals. The rest is commentary.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        !matches!(self, Change::HoldBegan { .. } | Change::HoldEnded | Change::WouldRollBack { .. })
+    }
 }
 
 /// Why a person's request was refused.

@@ -38,7 +38,7 @@ pub struct State {
 pub struct ServiceState {
     pub definition: Arc<Definition>,
     pub standing: Standing,
-    /// The revision of the event that changed it last.
+    /// The revision of the event that last changed its weight, roles or seals: what `If-Match` is about.
     pub revision: u64,
     /// The generation that new requests belong to; see `judge`.
     pub generation: Generation,
@@ -124,7 +124,9 @@ impl State {
         self.stamp += 1;
         let used = service.standing.apply(&event.change, next);
         self.exposures += u32::from(used);
-        service.revision = self.revision;
+        if event.change.moves() {
+            service.revision = self.revision;
+        }
         service.stamp = self.stamp;
         if service.standing.exposure.is_none() {
             service.generation = Generation::default();

@@ -231,7 +231,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// A window of `ticks`, at least [`SLICES`].
+    /// A window of `ticks`, at least six.
     #[must_use]
     pub fn new(ticks: u64) -> Window {
         Window { slice_ticks: (ticks / SLICES).max(1), slices: VecDeque::new(), all: Tally::default() }

@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use super::access::Access;
 use super::connection::Busy;
 use super::deadline::Deadline;
 use super::forward::Dues;
@@ -29,6 +30,7 @@ pub enum Broken {
 #[derive(Debug)]
 pub struct Outgoing {
     source: Source,
+    access: Option<Box<Access>>,
     /// The client's connection is busy until the response is out of our hands.
     _busy: Option<Busy>,
 }
@@ -42,12 +44,18 @@ enum Source {
 impl Outgoing {
     #[must_use]
     pub fn own(body: Full<Bytes>) -> Outgoing {
-        Outgoing { source: Source::Own(body), _busy: None }
+        Outgoing { source: Source::Own(body), access: None, _busy: None }
     }
 
     #[must_use]
     pub fn relayed(body: Observed) -> Outgoing {
-        Outgoing { source: Source::Relayed(body), _busy: None }
+        Outgoing { source: Source::Relayed(body), access: None, _busy: None }
+    }
+
+    /// Has a log line written about it.
+    #[must_use]
+    pub fn logged(self, access: Option<Box<Access>>) -> Outgoing {
+        Outgoing { access, ..self }
     }
 
     #[must_use]
@@ -56,15 +64,37 @@ impl Outgoing {
     }
 }
 
+impl Outgoing {
+    fn note(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, Broken>>>) {
+        if self.access.is_none() {
+            return;
+        }
+        let ended = self.is_end_stream();
+        let Some(access) = &mut self.access else { return };
+        match frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                access.sent(frame.data_ref().map_or(0, |data| data.len() as u64));
+                if ended {
+                    access.ended();
+                }
+            }
+            Poll::Ready(None) => access.ended(),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+    }
+}
+
 impl Body for Outgoing {
     type Data = Bytes;
     type Error = Broken;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match &mut self.source {
+        let frame = match &mut self.source {
             Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Source::Relayed(body) => Pin::new(body).poll_frame(cx),
-        }
+        };
+        self.note(&frame);
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,6 +1,7 @@
 //! From a chosen version to a response: attempts at its endpoints, the fall-back to stable, and what is owed for each.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,8 +17,9 @@ use super::recorder::{Charge, Owed, Reach};
 use super::reply::{self, Fault, Form};
 use super::upstream::{Channel, Failed, Progress, Upload, UploadState};
 use super::worker::Worker;
+use crate::domain::names::EndpointId;
 use crate::domain::outcome::Class;
-use crate::domain::pool::{Endpoint, InFlight};
+use crate::domain::pool::InFlight;
 use crate::domain::service::Timeouts;
 use crate::domain::snapshot::{Service, Version};
 use crate::domain::split::{Choice, Selected};
@@ -68,11 +70,10 @@ async fn attempts(call: &Call, version: &Version, mut dues: Dues, mut request: R
     while tried.len() < TRIES
         && let Some(in_flight) = version.pool.pick(&tried, call.worker.draw())
     {
-        let endpoint = in_flight.endpoint().id;
+        let (endpoint, address) = (in_flight.endpoint().id, in_flight.endpoint().address);
         let deadline = call.worker.deadlines.deadline();
-        let opened = dial.open(call, in_flight.endpoint(), &deadline).await;
         dues.owe(version, in_flight);
-        let channel = match opened {
+        let channel = match dial.open(call, endpoint, address, &deadline).await {
             Ok(channel) => channel,
             Err(refused) => {
                 fault = refused;
@@ -108,17 +109,23 @@ enum Dial {
 
 impl Dial {
     /// A ready connection: an idle one, or a new one within the connect timeout.
-    async fn open(self, call: &Call, endpoint: &Endpoint, deadline: &Deadline) -> Result<Channel, Fault> {
+    async fn open(
+        self,
+        call: &Call,
+        endpoint: EndpointId,
+        address: SocketAddr,
+        deadline: &Deadline,
+    ) -> Result<Channel, Fault> {
         if let Dial::Reuse = self
-            && let Some(channel) = call.worker.upstreams.take(endpoint.id).await
+            && let Some(channel) = call.worker.upstreams.take(endpoint).await
         {
             return Ok(channel);
         }
         deadline.set(call.worker.now().plus(call.service.timeouts.connect));
-        match deadline.race(Channel::connect(endpoint.id, endpoint.address)).await {
+        match deadline.race(Channel::connect(endpoint, address)).await {
             Ok(Ok(channel)) => Ok(channel),
             Ok(Err(error)) => {
-                tracing::debug!(endpoint = %endpoint.authority, address = %endpoint.address, %error, "no connection");
+                tracing::debug!(%address, %error, "no connection");
                 Err(Fault::ConnectionRefused)
             }
             Err(Elapsed) => Err(Fault::ConnectionTimeout),

@@ -7,8 +7,10 @@ use http::header::HeaderValue;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Response, Uri};
+use http_body::Body;
 use hyper::body::Incoming;
 
+use super::access::Access;
 use super::body::Outgoing;
 use super::forward::{Call, forward};
 use super::headers::{self, Client};
@@ -21,23 +23,41 @@ use crate::domain::split::Choice;
 
 /// Answers one request.
 pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incoming>) -> Response<Outgoing> {
-    let arrived = worker.now();
-    let (mut parts, body) = request.into_parts();
-    let (form, request_id) = (Form::of(&parts.headers), worker.request_id());
-    let refuse = |fault| reply::fault(fault, form, &request_id).map(Outgoing::own);
-    let authority = match headers::check(&parts) {
-        Ok(authority) => authority,
-        Err(unfit) => return refuse(Fault::Unfit(unfit)),
+    let (arrived, request_id) = (worker.now(), worker.request_id());
+    let (parts, body) = request.into_parts();
+    let mut access = Access::begin(worker, client, &parts, arrived, &request_id);
+    let form = Form::of(&parts.headers);
+    let response = match route(worker, client, &request_id, parts, access.as_deref_mut()) {
+        Ok((parts, service, choice)) => {
+            let call = Call { worker: worker.clone(), service, choice, arrived, request_id, form };
+            forward(call, Request::from_parts(parts, Upload::new(body, &worker.deadlines))).await
+        }
+        Err(fault) => reply::fault(fault, form, &request_id).map(Outgoing::own),
     };
-    let Some((service, choice)) = choose(worker, &parts, authority.as_ref()) else {
-        return refuse(Fault::NoRoute);
-    };
+    if let Some(access) = &mut access {
+        access.answered(response.status(), response.body().is_end_stream());
+    }
+    response.map(|body| body.logged(access))
+}
+
+/// Finds a request's service and version, and makes it fit for an endpoint.
+fn route(
+    worker: &Worker,
+    client: &Client,
+    request_id: &HeaderValue,
+    mut parts: Parts,
+    access: Option<&mut Access>,
+) -> Result<(Parts, Arc<Service>, Choice), Fault> {
+    let authority = headers::check(&parts).map_err(Fault::Unfit)?;
+    let (service, choice) = choose(worker, &parts, authority.as_ref()).ok_or(Fault::NoRoute)?;
+    if let Some(access) = access {
+        access.chosen(authority.as_ref(), &service, choice);
+    }
     headers::forward(&mut parts.headers, client, authority.as_ref(), request_id.clone());
     parts.uri = origin_form(parts.uri);
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
-    let call = Call { worker: worker.clone(), service, choice, arrived, request_id, form };
-    forward(call, Request::from_parts(parts, Upload::new(body, &worker.deadlines))).await
+    Ok((parts, service, choice))
 }
 
 /// Everything that is decided from one snapshot, without waiting in between.

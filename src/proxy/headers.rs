@@ -55,6 +55,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// The client's IP address.
+    #[must_use]
+    pub fn address(&self) -> &HeaderValue {
+        &self.address
+    }
+
     /// `local` is the address that the client connected to.
     #[must_use]
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Client {

@@ -12,6 +12,7 @@
 //! A request is decided in one go from one snapshot, then everything it needs is in its hands. Nothing here takes a lock
 //! or waits for the control plane. It does not know why weights are what they are.
 
+mod access;
 mod body;
 mod connection;
 mod deadline;
@@ -44,6 +45,15 @@ pub struct Limits {
     pub client_idle: Duration,
 }
 
+/// How the data plane is to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub workers: usize,
+    pub limits: Limits,
+    /// Whether every request gets a log line.
+    pub access_log: bool,
+}
+
 /// Where the data plane is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -62,21 +72,19 @@ pub struct Proxy {
     addresses: Vec<SocketAddr>,
 }
 
-/// Starts `workers` threads and an acceptor on sockets that are bound already.
+/// Starts the worker threads and an acceptor on sockets that are bound already.
 pub fn start(
     listeners: Vec<TcpListener>,
-    workers: usize,
-    limits: Limits,
+    settings: Settings,
     clock: Clock,
     subscriber: &Subscriber,
     batches: BatchSender,
 ) -> io::Result<Proxy> {
     let (phase, watched) = watch::channel(Phase::Serving);
     let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
-    let setup =
-        worker::Setup { limits, clock, subscriber: subscriber.clone(), batches, phase: watched };
+    let setup = worker::Setup { settings, clock, subscriber: subscriber.clone(), batches, phase: watched };
     let (mut threads, mut desks) = (Vec::new(), Vec::new());
-    for index in 0..workers {
+    for index in 0..settings.workers {
         let handle = worker::start(index, setup.clone())?;
         desks.push(listener::Desk { sockets: handle.sockets, load: handle.load });
         threads.push(handle.thread);

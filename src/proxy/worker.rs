@@ -17,7 +17,7 @@ use super::handle::request_id;
 use super::listener::Accepted;
 use super::recorder::Recorder;
 use super::upstream::Upstreams;
-use super::{Limits, Phase, connection};
+use super::{Limits, Phase, Settings, connection};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time::{Moment, TICK};
 use crate::domain::window::Batch;
@@ -33,6 +33,7 @@ const REAP_TICKS: u64 = 10;
 pub struct Worker {
     pub index: usize,
     pub limits: Limits,
+    pub access_log: bool,
     pub recorder: Rc<Recorder>,
     pub upstreams: Upstreams,
     pub deadlines: Rc<Deadlines>,
@@ -63,7 +64,7 @@ pub struct Handle {
 /// What a worker needs to start.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    pub limits: Limits,
+    pub settings: Settings,
     pub clock: Clock,
     pub subscriber: Subscriber,
     pub batches: BatchSender,
@@ -118,7 +119,8 @@ impl Worker {
         let running = setup.clock.now().since(Moment::default());
         Worker {
             index,
-            limits: setup.limits,
+            limits: setup.settings.limits,
+            access_log: setup.settings.access_log,
             recorder: Rc::default(),
             upstreams: Upstreams::default(),
             deadlines: Rc::default(),

@@ -19,6 +19,8 @@ enum End {
     Never,
 }
 
+/// How long an endpoint may take to answer.
+const HEAD: Duration = Duration::from_secs(9);
 const WELL: End = End::Well { after: 0, over: false };
 const FAILED: End = End::Failed { after: 0 };
 
@@ -92,7 +94,7 @@ impl World {
     fn new(seed: u64, percent: u16, rate: usize, canary: Version, stable: Version) -> World {
         World {
             luck: fastrand::Rng::with_seed(seed),
-            judge: Judge::new(&Policy::default()),
+            judge: Judge::new(&Policy::default(), HEAD),
             weight: Weight::from_basis_points(percent * 100).unwrap(),
             rate,
             stable,
@@ -104,7 +106,7 @@ impl World {
     }
 
     fn under(mut self, policy: &Policy) -> World {
-        self.judge = Judge::new(policy);
+        self.judge = Judge::new(policy, HEAD);
         self
     }
 
@@ -272,7 +274,7 @@ fn a_canary_that_refuses_everybody_is_convicted_by_the_comparison() {
     let refusing = |seed| World::new(seed, 10, 200, always(End::Refused), version(0.001)).until_worse(60);
     median("404 to everyone, 10 %, 200/s", 20, refusing);
     assert_eq!(refusing(1).conviction().trigger, Trigger::Evidence);
-    assert!(refusing(1).conviction().because.starts_with("refusals (4xx) by the canary"));
+    assert!(refusing(1).conviction().because.starts_with("requests rejected (4xx) by the canary"));
 }
 
 #[test]

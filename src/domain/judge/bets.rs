@@ -24,8 +24,8 @@ pub struct Tolerance {
 impl Tolerance {
     /// Ten percent more failures, and five more in ten thousand requests.
     pub const ERRORS: Tolerance = Tolerance { ratio: 1.1, margin: 0.0005 };
-    /// Refusals (4xx) say more about clients than about versions: twice as many, and one more in a hundred.
-    pub const REFUSALS: Tolerance = Tolerance { ratio: 2.0, margin: 0.01 };
+    /// Rejected (4xx) say more about clients than about versions: twice as many, and one more in a hundred.
+    pub const REJECTED: Tolerance = Tolerance { ratio: 2.0, margin: 0.01 };
     /// Above a declared limit nothing more is tolerated.
     pub const NONE: Tolerance = Tolerance { ratio: 1.0, margin: 0.0 };
 

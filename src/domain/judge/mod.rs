@@ -3,7 +3,7 @@
 //! ```text
 //!   rows, by the tick in which the coin fell ──┬─> health    no endpoint accepts a connection, stable answers instead
 //!                                              ├─> outage    the canary is down and stable is not: generations of coins
-//!                                              ├─> settle ──┬─> evidence <─ bets   the comparison: failures, refusals
+//!                                              ├─> settle ──┬─> evidence <─ bets   the comparison: failures, rejected
 //!                                              │  (in the   └─> limit's comparison without tolerance
 //!                                              │ coins' order)
 //!                                              └─> limit     each arm against a fixed share: holds and probes, and lets
@@ -65,13 +65,13 @@ pub const ALPHA_OUTAGE: f64 = 0.0002;
 pub const ALPHA_LIMIT: f64 = 0.0002;
 
 /// The families of the comparison: tolerance, share of its money, bad canary requests before it counts.
-const FAMILIES: [(Tolerance, f64, u64); 2] = [(Tolerance::ERRORS, 5.0, 3), (Tolerance::REFUSALS, 2.0, 3)];
-const NAMES: [Family; FAMILIES.len()] = [Family::Errors, Family::Refusals];
+const FAMILIES: [(Tolerance, f64, u64); 2] = [(Tolerance::ERRORS, 5.0, 3), (Tolerance::REJECTED, 2.0, 3)];
+const NAMES: [Family; FAMILIES.len()] = [Family::Error, Family::Rejected];
 
-/// What has not ended after ten seconds is decided without it.
-const PATIENCE: u64 = 100;
-/// Longest latency limit that is waited for.
-const LONGEST_LIMIT: Duration = Duration::from_mins(1);
+/// What has not ended after ten seconds is decided without it, unless an upstream may take longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest latency limit and upstream timeout that are waited for.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// The shown evidence ends here: what is above convicted long ago.
 const SHOWN: f64 = 1e9;
 
@@ -92,8 +92,10 @@ pub struct Judge {
 }
 
 impl Judge {
+    /// `response_head`: how long an endpoint may take. A canary that hangs fails only then, and a slot that is settled
+    /// before would take it for good.
     #[must_use]
-    pub fn new(policy: &Policy) -> Judge {
+    pub fn new(policy: &Policy, response_head: Duration) -> Judge {
         let limits = u8::from(policy.error_rate.is_some()) + u8::from(policy.latency.is_some());
         let alpha = ALPHA - ALPHA_OUTAGE - f64::from(limits) * ALPHA_LIMIT;
         Judge {
@@ -102,7 +104,7 @@ impl Judge {
             stable: Seen::default(),
             health: Health::default(),
             outage: OutageGuard::new(ALPHA_OUTAGE),
-            slots: Ring::new(Slack::Hundredth, PATIENCE),
+            slots: Ring::new(Slack::Hundredth, patience(response_head.max(PATIENCE))),
             comparison: Evidence::new(Budget::of(alpha), &FAMILIES),
             errors: policy.error_rate.map(|limit| Limit::new(limit.above, limit.window, ALPHA_LIMIT)),
             latency: policy.latency.map(|limit| {
@@ -166,7 +168,7 @@ impl Judge {
             }
             for group in &slot.groups {
                 self.comparison.toss(0, group.weight.fraction(), &group.failures());
-                self.comparison.toss(1, group.weight.fraction(), &group.refusals());
+                self.comparison.toss(1, group.weight.fraction(), &group.rejected());
             }
             self.comparison.end_slot(slot.seconds());
             if let Some(limit) = &mut self.errors {
@@ -242,8 +244,8 @@ impl Judge {
         let families = (0..FAMILIES.len()).filter(|family| self.comparison.counts(*family));
         let strongest = families.max_by(|a, b| self.family_log_e(*a).total_cmp(&self.family_log_e(*b))).unwrap_or(0);
         let what = match NAMES[strongest] {
-            Family::Errors => "errors on the canary",
-            Family::Refusals => "refusals (4xx) by the canary",
+            Family::Error => "errors on the canary",
+            Family::Rejected => "requests rejected (4xx) by the canary",
         };
         let because = format!(
             "{what} are best explained by {} times the tolerated rate ({})",
@@ -262,8 +264,8 @@ impl Judge {
             Limited::Latency => "fail or take longer than the latency limit",
         };
         let because = format!(
-            "more than {:.4}% of the canary's requests {what} and stable keeps that limit ({})",
-            limit.above() * 100.0,
+            "more than {}% of the canary's requests {what}, and stable keeps that limit ({})",
+            (limit.above() * 1e6).round() / 1e4,
             evidence_and_need(log_e, threshold)
         );
         Some(self.conviction(Trigger::Limit, log_e, threshold, because))
@@ -362,9 +364,9 @@ fn flow(drawn: &Drawn, row: &Row, ended: Counts) -> Flow {
     }
 }
 
-/// Ticks until everything of a slot that is still unfinished is over the limit.
+/// Ticks until everything of a slot that is still unfinished has taken longer than `limit`.
 fn patience(limit: Duration) -> u64 {
-    let millis = limit.min(LONGEST_LIMIT).as_millis().div_ceil(TICK.as_millis());
+    let millis = limit.min(LONGEST_WAIT).as_millis().div_ceil(TICK.as_millis());
     u64::try_from(millis).unwrap_or(u64::MAX) + 2
 }
 

@@ -66,9 +66,9 @@ impl Group {
         self.against_stable(|ended| ended.failure)
     }
 
-    /// Refusals (4xx); what is unfinished is charged to stable as well.
+    /// Rejected (4xx); what is unfinished is charged to stable as well.
     #[must_use]
-    pub fn refusals(&self) -> Counts {
+    pub fn rejected(&self) -> Counts {
         self.against_stable(|ended| ended.rejected)
     }
 
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(ring.settled(Tick(101)), None);
         let slot = ring.settled(Tick(102)).unwrap();
         assert_eq!(slot.groups[0].failures(), Counts { canary_ok: 3, stable_bad: 7, ..Counts::default() });
-        assert_eq!(slot.groups[0].refusals(), slot.groups[0].failures());
+        assert_eq!(slot.groups[0].rejected(), slot.groups[0].failures());
         assert_eq!(slot.groups[0].over(), Counts { canary_bad: 3, stable_bad: 7, ..Counts::default() });
     }
 

@@ -100,9 +100,9 @@ pub struct ComparisonReading {
 #[serde(rename_all = "snake_case")]
 pub enum Family {
     /// Failures.
-    Errors,
-    /// Refusals (4xx).
-    Refusals,
+    Error,
+    /// Rejected (4xx).
+    Rejected,
 }
 
 /// One family of bets.

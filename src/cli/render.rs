@@ -1,0 +1,170 @@
+//! What people read. Colour only underlines what the words already say.
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::admin::wire::{Change, Changed, Entry, Hold, Mode, Role, Service, Services, Split, Version};
+
+const STRONG: Style = Style::new().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const CARE: Style = AnsiColor::Yellow.on_default();
+
+fn styled(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// All services, a block each.
+pub fn status(services: &Services) -> String {
+    match &services.services[..] {
+        [] => "no services".to_owned(),
+        services => services.iter().map(service).collect::<Vec<_>>().join("\n\n"),
+    }
+}
+
+fn service(service: &Service) -> String {
+    let routes: Vec<_> = service.routes.iter().map(|route| format!("{}{}", route.host, route.path_prefix)).collect();
+    let name = styled(STRONG, service.name.as_str());
+    let mut lines = vec![format!("{name}  {}  revision {}", routes.join(" "), service.revision)];
+    lines.extend(table(service).lines().map(|line| format!(" {}", line.trim_end())));
+    lines.extend(notes(service).iter().map(|note| format!("  {note}")));
+    lines.join("\n")
+}
+
+const COLUMNS: [&str; 9] = ["VERSION", "ROLE", "WEIGHT", "SHARE", "REQ/MIN", "ERRORS", "P50", "P99", "IN FLIGHT"];
+
+/// Words to the left, figures to the right; over the last minute.
+fn table(service: &Service) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(COLUMNS).add_rows(service.versions.iter().map(row));
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn row(version: &Version) -> [String; COLUMNS.len()] {
+    let in_flight: u64 = version.endpoints.iter().map(|endpoint| endpoint.in_flight).sum();
+    [
+        version.name.to_string(),
+        version.role.map_or("-", Role::as_str).to_owned(),
+        version.weight.to_string(),
+        known(version.share, percent),
+        version.counts.last_minute.total().to_string(),
+        known(version.error_rate, percent),
+        known(version.latency_ms.map(|latency| latency.p50), milliseconds),
+        known(version.latency_ms.map(|latency| latency.p99), milliseconds),
+        in_flight.to_string(),
+    ]
+}
+
+/// What the table has no column for: where the evidence stands, and whatever is out of the ordinary.
+fn notes(service: &Service) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(canary) = &service.canary {
+        let acts = match service.mode {
+            Mode::AbortOnly => "rolls back",
+            Mode::Observe => "would roll back; mode `observe` leaves the weight alone",
+        };
+        notes.push(format!("evidence against {canary}: {:.0} (1000 {acts})", service.evidence.towards_1000));
+    }
+    if let Some(probe) = &service.probe {
+        notes.push(styled(CARE, &format!("probing: weight lowered for a while, then back to {}", probe.back_to)));
+    }
+    if let Some(reason) = service.hold {
+        notes.push(styled(CARE, &format!("holding: {}", hold(reason))));
+    }
+    if let Some(why) = &service.would_roll_back {
+        notes.push(styled(CARE, &format!("would have rolled back: {why}")));
+    }
+    for version in &service.versions {
+        if let Some(sealed) = &version.sealed {
+            let what = styled(BAD, &format!("{} is sealed", version.name));
+            notes.push(format!("{what} by {}: {}", sealed.by, sealed.why));
+            notes.push(format!("  `penstock unseal {} {}` lets it take traffic again", service.name, version.name));
+        }
+    }
+    notes
+}
+
+fn hold(reason: Hold) -> &'static str {
+    match reason {
+        Hold::SharedDegradation => "stable is over the limit as well, so the cause is shared",
+        Hold::CanaryOverLimit => "the canary is over its limit, and the comparison with stable has not decided yet",
+    }
+}
+
+/// One service on one line, without what changes all the time.
+pub fn line(service: &Service) -> String {
+    let canary =
+        service.canary.as_ref().map_or("no canary".to_owned(), |canary| format!("{canary} {}", service.weight));
+    let sealed = service.versions.iter().filter(|version| version.sealed.is_some());
+    let sealed = sealed.map(|version| format!(", {} sealed", version.name));
+    let held = service.hold.map(|reason| format!(", holding: {}", hold(reason)));
+    let probing = service.probe.as_ref().map(|probe| format!(", probing, back to {}", probe.back_to));
+    let rest: String = sealed.chain(probing).chain(held).collect();
+    format!("{}: {} stable, {canary}{rest}", service.name, service.stable)
+}
+
+/// The split on one line.
+pub fn split(split: &Split) -> String {
+    let head = format!("{}: {} {}", split.service, split.stable, split.weight.rest());
+    let canary = split.canary.as_ref().map(|canary| format!(", {canary} {}", split.weight));
+    let share = split.share.filter(|_| split.canary.is_some()).map(|share| format!(" (really {})", percent(share)));
+    let sealed = split.sealed.iter().map(|version| format!(", {version} sealed"));
+    let rest: String = canary.into_iter().chain(share).chain(sealed).collect();
+    format!("{head}{rest}; revision {}", split.revision)
+}
+
+/// How it is now, and whether that is news.
+pub fn changed(changed: &Changed) -> String {
+    let already = if changed.changed { "" } else { " (it was so already)" };
+    // The share is of the minute before the change: it would only confuse.
+    format!("{}{already}", split(&Split { share: None, ..changed.split.clone() }))
+}
+
+/// One line of the journal.
+pub fn entry(entry: &Entry) -> String {
+    let reason = entry.actor.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let what = change(&entry.event.change);
+    format!("{:.0}  {}  {what}  ({}{reason})", entry.at, styled(STRONG, entry.event.service.as_str()), entry.actor.name)
+}
+
+fn change(change: &Change) -> String {
+    match change {
+        Change::WeightSet { version, from, to } => format!("weight of {version} set from {from} to {to}"),
+        Change::Promoted { version, replaced } => format!("{version} promoted, replacing {replaced}"),
+        Change::Aborted { version, from } => format!("{version} aborted at {from}, and sealed"),
+        Change::RolledBack { version, from, conviction } => {
+            let what = styled(BAD, &format!("{version} rolled back from {from}, and sealed"));
+            format!("{what}: {}", conviction.because)
+        }
+        Change::WouldRollBack { version, conviction } => format!("would roll {version} back: {}", conviction.because),
+        Change::Unsealed { version } => format!("{version} unsealed"),
+        Change::ProbeBegan { version, from, to, .. } => format!("probe: weight of {version} from {from} to {to}"),
+        Change::ProbeEnded { version, to, .. } => format!("probe over: weight of {version} back to {to}"),
+        Change::HoldBegan { reason } => styled(CARE, &format!("holding: {}", hold(*reason))),
+        Change::HoldEnded => "no longer holding".to_owned(),
+    }
+}
+
+fn known<T>(value: Option<T>, words: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), words)
+}
+
+/// Two digits that matter: an error rate of 0.04 % is not none.
+fn percent(fraction: f64) -> String {
+    match fraction * 100.0 {
+        0.0 => "0%".to_owned(),
+        small if small < 1.0 => format!("{small:.2}%"),
+        percent => format!("{percent:.1}%"),
+    }
+}
+
+/// Three digits that matter.
+fn milliseconds(milliseconds: f64) -> String {
+    match milliseconds {
+        short if short < 10.0 => format!("{short:.2} ms"),
+        middle if middle < 100.0 => format!("{middle:.1} ms"),
+        long => format!("{long:.0} ms"),
+    }
+}

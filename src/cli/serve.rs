@@ -1,0 +1,67 @@
+//! `penstock serve FILE`: runs the proxy until it is told to stop.
+
+use std::path::PathBuf;
+
+use anstream::AutoStream;
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use super::{Exit, Failure};
+use crate::app::{self, App};
+use crate::config::{self, Colour, LogFormat, LogSettings, Problems, Settings};
+
+/// Run the proxy
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The configuration
+    file: PathBuf,
+
+    /// Worker threads; beats the file [default: one per core]
+    #[arg(long, env = "PENSTOCK_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    workers: Option<u16>,
+
+    /// What to log, such as `debug` or `penstock::proxy=debug,info`; beats the file
+    #[arg(long, env = "PENSTOCK_LOG", value_name = "LEVEL")]
+    log: Option<String>,
+}
+
+impl Serve {
+    pub fn run(self) -> Result<(), Failure> {
+        let mut settings = config::read(&self.file).map_err(|problems| refuse(&problems))?;
+        if !settings.warnings.is_empty() {
+            anstream::eprintln!("{}", settings.warnings.render(Colour::Ansi));
+        }
+        if let Some(workers) = self.workers {
+            settings.workers = Some(workers.into());
+        }
+        start_log(settings.log, self.log.as_deref())?;
+        Ok(start(settings)?.run()?)
+    }
+}
+
+pub(super) fn start(settings: Settings) -> Result<App, Failure> {
+    app::start(settings).map_err(|error| Failure::new(Exit::Error, error.to_string()).help(error.help()))
+}
+
+/// Nothing is bound before the file is right.
+pub(super) fn refuse(problems: &Problems) -> Failure {
+    Failure::rendered(Exit::Error, problems.render(Colour::Ansi))
+}
+
+/// Logs go to standard error: standard output is for what a verb was asked for.
+fn start_log(settings: LogSettings, directives: Option<&str>) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(directives.unwrap_or(settings.level.as_str())).map_err(|error| {
+        let help = "name a level (off, error, warn, info, debug, trace), or `module=level` pairs with commas between";
+        Failure::new(Exit::Usage, format!("the log level is not understood: {error}")).help(help)
+    })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.format {
+        LogFormat::Human => log.with_ansi(coloured()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn coloured() -> bool {
+    AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
+}

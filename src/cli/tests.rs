@@ -1,0 +1,224 @@
+//! Verbs from outside: arguments in, text and exit codes out, against a real listener with a small engine behind it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use clap::error::ErrorKind;
+use serde_json::Value;
+
+use super::*;
+use crate::admin::testing::{Engine, Hold, Mode, Verdict, conviction, served, shop};
+use crate::admin::wire::{Service, Weight};
+
+struct World {
+    engine: Arc<Engine>,
+    address: SocketAddr,
+}
+
+fn world() -> World {
+    let (engine, address) = served([shop()]);
+    World { engine, address }
+}
+
+impl World {
+    /// What a verb prints, without colours.
+    fn penstock(&self, line: &str) -> Result<String, Failure> {
+        penstock(&format!("--admin {} {line}", self.address))
+    }
+
+    fn refused(&self, line: &str) -> (Exit, String) {
+        let failure = self.penstock(line).unwrap_err();
+        (failure.exit, failure.message)
+    }
+}
+
+/// An argument ends at a space; `_` stands for a space in one.
+fn arguments(line: &str) -> Result<Arguments, clap::Error> {
+    let words = line.split(' ').map(|word| word.replace('_', " "));
+    Arguments::try_parse_from(std::iter::once("penstock".to_owned()).chain(words))
+}
+
+fn penstock(line: &str) -> Result<String, Failure> {
+    let mut printed = Vec::new();
+    run(arguments(line).unwrap(), &mut printed, false)?;
+    Ok(anstream::adapter::strip_str(std::str::from_utf8(&printed).unwrap()).to_string())
+}
+
+#[test]
+fn the_arguments_are_consistent() {
+    use clap::CommandFactory;
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn what_cannot_be_meant_is_a_usage_error() {
+    for (line, kind) in [
+        ("weights shop 25", ErrorKind::ValueValidation),
+        ("weights shop 100.5%", ErrorKind::ValueValidation),
+        ("abort shop/v2", ErrorKind::ValueValidation),
+        ("unseal shop", ErrorKind::MissingRequiredArgument),
+        ("weights shop --if-match 3", ErrorKind::MissingRequiredArgument),
+        ("explode shop", ErrorKind::InvalidSubcommand),
+    ] {
+        let error = arguments(line).unwrap_err();
+        assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");
+    }
+}
+
+#[test]
+fn a_healthy_service_at_a_glance() {
+    let world = world();
+    world.engine.saw("v1", 10_796, 4, 1_240);
+    world.engine.saw("v2", 1_190, 10, 13_700);
+    world.engine.stands(Some(0.1), 212.0);
+    insta::assert_snapshot!(world.penstock("status").unwrap(), @r"
+    shop  */  revision 0
+      VERSION  ROLE    WEIGHT  SHARE  REQ/MIN  ERRORS      P50      P99  IN FLIGHT
+      v1       stable     90%  90.0%    10800   0.04%  1.25 ms  1.25 ms          0
+      v2       canary     10%  10.0%     1200   0.83%  13.8 ms  13.8 ms          0
+      v3       -           0%     0%        0       -        -        -          0
+      evidence against v2: 212 (1000 rolls back)
+    ");
+}
+
+#[test]
+fn a_rolled_back_service_at_a_glance() {
+    let world = world();
+    world.engine.saw("v2", 88, 12, 250_000);
+    world.engine.stands(None, 1_339.0);
+    world.engine.judged("shop", Mode::AbortOnly, Verdict::Worse(conviction()));
+    insta::assert_snapshot!(world.penstock("status shop").unwrap(), @r"
+    shop  */  revision 1
+      VERSION  ROLE    WEIGHT  SHARE  REQ/MIN  ERRORS     P50     P99  IN FLIGHT
+      v1       stable    100%      -        0       -       -       -          0
+      v2       canary      0%      -      100   12.0%  251 ms  251 ms          0
+      v3       -           0%      -        0       -       -       -          0
+      evidence against v2: 1339 (1000 rolls back)
+      v2 is sealed by judge: v2 fails 12% of its requests, v1 0.1%
+        `penstock unseal shop v2` lets it take traffic again
+    ");
+}
+
+#[test]
+fn a_held_service_says_why() {
+    let world = world();
+    world.engine.judged("shop", Mode::AbortOnly, Verdict::Hold(Hold::SharedDegradation));
+    let status = world.penstock("status").unwrap();
+    assert!(status.contains("holding: stable is over the limit as well"), "{status}");
+}
+
+#[test]
+fn json_is_the_wire() {
+    let world = world();
+    let status: Value = serde_json::from_str(&world.penstock("status --json").unwrap()).unwrap();
+    let shop: Service = serde_json::from_value(status["services"][0].clone()).unwrap();
+    assert_eq!(serde_json::to_value(shop).unwrap(), status["services"][0]);
+    let changed: Value = serde_json::from_str(&world.penstock("--json weights shop 5%").unwrap()).unwrap();
+    assert_eq!((&changed["changed"], &changed["weight"]), (&Value::Bool(true), &Value::from("5%")));
+}
+
+#[test]
+fn the_weight_is_raised_lowered_and_shown() {
+    let world = world();
+    assert_eq!(world.penstock("weights shop 25%").unwrap(), "shop: v1 75%, v2 25%; revision 1\n");
+    let same = world.penstock("weights shop 25%").unwrap();
+    assert_eq!(same, "shop: v1 75%, v2 25%; revision 1 (it was so already)\n");
+    assert_eq!(world.penstock("weights shop 0.5% --if-match 0").unwrap(), "shop: v1 99.5%, v2 0.5%; revision 2\n");
+    world.engine.stands(Some(0.004), 0.0);
+    assert_eq!(world.penstock("weights shop").unwrap(), "shop: v1 99.5%, v2 0.5% (really 0.40%); revision 2\n");
+}
+
+#[test]
+fn a_stale_revision_is_a_conflict() {
+    let world = world();
+    let (exit, message) = world.refused("weights shop 25% --if-match 7");
+    assert_eq!(exit, Exit::Refused);
+    assert_eq!(message, "the service is now at revision 0, which `If-Match` does not name");
+}
+
+#[test]
+fn aborting_seals_and_ends_well_however_often() {
+    let world = world();
+    let sealed = "shop: v1 100%, v2 0%, v2 sealed; revision 1";
+    assert_eq!(world.penstock("abort shop --reason too_slow --actor alice").unwrap(), format!("{sealed}\n"));
+    assert_eq!(world.penstock("cancel shop").unwrap(), format!("{sealed} (it was so already)\n"));
+    assert!(world.penstock("status").unwrap().contains("v2 is sealed by alice: too slow"));
+    let (exit, message) = world.refused("weights shop 1%");
+    assert_eq!(exit, Exit::Refused);
+    assert_eq!(message, "version `v2` is sealed and gets no traffic; unseal it first");
+    assert_eq!(world.penstock("unseal shop v2").unwrap(), "shop: v1 100%, v2 0%; revision 2\n");
+    assert_eq!(world.penstock("weights shop 1%").unwrap(), "shop: v1 99%, v2 1%; revision 3\n");
+}
+
+#[test]
+fn promoting_leaves_no_canary() {
+    let world = world();
+    assert_eq!(world.penstock("promote shop").unwrap(), "shop: v2 100%; revision 1\n");
+    assert_eq!(world.refused("promote shop").0, Exit::Refused);
+}
+
+#[test]
+fn unknown_names_are_errors() {
+    let world = world();
+    assert_eq!(world.refused("abort cart"), (Exit::Error, "there is no service `cart`".to_owned()));
+    let unknown = "service `shop` has no version `v9`".to_owned();
+    assert_eq!(world.refused("unseal shop v9"), (Exit::Error, unknown));
+    assert_eq!(world.refused("abort shop --reason a\nb").0, Exit::Usage);
+}
+
+#[test]
+fn nobody_there_is_its_own_exit_code() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for verb in ["health", "status", "abort shop", "events"] {
+        let failure = penstock(&format!("--admin {nobody} {verb}")).unwrap_err();
+        assert_eq!(failure.exit, Exit::Unreachable, "{verb}");
+        assert!(failure.help.unwrap().contains("PENSTOCK_ADMIN"));
+    }
+    assert_eq!(world().penstock("health").unwrap(), "alive\n");
+}
+
+#[test]
+fn another_host_name_is_refused() {
+    let world = world();
+    let other = format!("--admin user@{} health", world.address);
+    assert_eq!(penstock(&other).unwrap_err().exit, Exit::Refused);
+}
+
+#[test]
+fn events_are_followed_in_words_and_as_json() {
+    let world = world();
+    world.engine.judged("shop", Mode::AbortOnly, Verdict::Worse(conviction()));
+    world.penstock("unseal shop v2 --actor alice --reason fixed").unwrap();
+    insta::assert_snapshot!(world.penstock("events --after 0 --count 2").unwrap(), @r"
+    1970-01-01T00:00:00Z  shop  v2 rolled back from 10%, and sealed: v2 fails 12% of its requests, v1 0.1%  (judge)
+    1970-01-01T00:00:00Z  shop  v2 unsealed  (alice: fixed)
+    ");
+    let json = world.penstock("events --after 1 --count 1 --json").unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["change"], Value::from("unsealed"));
+    let lost = world.penstock("events --after 99 --count 1").unwrap();
+    assert_eq!(lost, "some events are no longer known; `penstock status` shows how things stand\n");
+}
+
+#[test]
+fn a_line_is_news_only_when_the_split_changes() {
+    let world = world();
+    let read = || -> Service {
+        let status: Value = serde_json::from_str(&world.penstock("--json status").unwrap()).unwrap();
+        serde_json::from_value(status["services"][0].clone()).unwrap()
+    };
+    let before = read();
+    world.engine.saw("v2", 5, 0, 900);
+    assert_eq!(render::line(&read()), render::line(&before));
+    assert_eq!(render::line(&before), "shop: v1 stable, v2 10%");
+    world.penstock("abort shop").unwrap();
+    assert_eq!(render::line(&read()), "shop: v1 stable, v2 0%, v2 sealed");
+    assert_eq!(read().weight, Weight::ZERO);
+}
+
+#[test]
+fn a_failure_says_how_to_go_on() {
+    let failure = Failure::new(Exit::Refused, "version `v2` is sealed").help("unseal it");
+    let text = failure.to_string();
+    assert_eq!(anstream::adapter::strip_str(&text).to_string(), "error: version `v2` is sealed\n help: unseal it\n");
+    assert_eq!(Failure::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe)).to_string(), "");
+}

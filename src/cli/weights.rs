@@ -1,0 +1,40 @@
+//! `penstock weights`: shows the split, or sets the canary's weight.
+
+use clap::Args;
+
+use super::client::Client;
+use super::sender::Sender;
+use super::{Failure, Output, render};
+use crate::admin::wire::{ServiceName, Split, SplitPatch, Weight};
+
+/// Show the split, or set the canary's weight
+#[derive(Debug, Args)]
+pub struct Weights {
+    #[arg(value_parser = ServiceName::new)]
+    service: ServiceName,
+
+    /// The canary's, with two decimals at most: 25%, 0.5%
+    #[arg(value_parser = Weight::parse)]
+    weight: Option<Weight>,
+
+    /// Only if the service is still at this revision [default: the one it is at now]
+    #[arg(long, value_name = "REVISION", requires = "weight")]
+    if_match: Option<u64>,
+
+    #[command(flatten)]
+    sender: Sender,
+}
+
+impl Weights {
+    pub async fn run(self, client: &Client, output: &mut Output<'_>) -> Result<(), Failure> {
+        let path = format!("/v1/services/{}/split", self.service);
+        let read = client.get::<Split>(&path);
+        let Some(weight) = self.weight else { return output.show(&read.await?, render::split) };
+        let revision = match self.if_match {
+            Some(revision) => revision,
+            None => read.await?.revision,
+        };
+        let changed = self.sender.patch(client, &self.service, revision, &SplitPatch { weight }).await?;
+        output.show(&changed, render::changed)
+    }
+}
