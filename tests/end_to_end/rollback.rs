@@ -40,7 +40,7 @@ fn conviction(entry: &Entry) -> &Conviction {
 /// last request routed to it.
 #[track_caller]
 fn time_to_zero(weight: &'static str, act: Act) {
-    time_to_zero_when(weight, "all of it", move |_| act.clone());
+    time_to_zero_when(weight, &format!("{act:?}"), move |_| act.clone());
 }
 
 #[track_caller]
@@ -102,7 +102,7 @@ fn at_half_a_canary_that_hangs_is_gone_soon() {
 #[test]
 fn at_half_a_canary_that_fails_now_and_then_is_gone_soon() {
     let fifth = |turn: u64| if turn.is_multiple_of(5) { Act::Status(500) } else { Act::Answer };
-    time_to_zero_when("50%", "a fifth of it", fifth);
+    time_to_zero_when("50%", "every fifth Status(500)", fifth);
 }
 
 #[test]

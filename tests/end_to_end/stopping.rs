@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Act, Client, Load, Origin, Setup, eventually};
+use crate::support::{Act, Client, Load, Origin, Process, Setup, eventually};
 
 #[test]
 fn a_request_in_flight_is_finished_and_the_idle_are_let_go() {
@@ -84,4 +84,32 @@ fn stopping_under_load_fails_no_request_that_was_taken() {
     assert_eq!(origin.requests(), answered, "whatever reached the endpoint was answered");
     let report = load.stop();
     assert_eq!(report.answered(), report.status(200), "{report:?}");
+}
+
+#[test]
+fn sigterm_ends_the_process_well_and_no_request_badly() {
+    let origin = Origin::start("v1");
+    origin.always(Act::Late(Duration::from_millis(600)));
+    let mut process = Process::serve(&Setup::of(&[&origin]).stopping("0s", "10s"));
+    let mut client = process.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    eventually("the request at the endpoint", || origin.requests() == 1);
+    process.terminate();
+    assert_eq!(client.receive(false).unwrap().status, 200);
+    assert!(process.ended().success());
+}
+
+#[test]
+fn a_second_sigterm_ends_the_process_at_once() {
+    let origin = Origin::start("v1");
+    origin.always(Act::Hang);
+    let mut process = Process::serve(&Setup::of(&[&origin]).stopping("60s", "60s"));
+    let mut client = process.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    eventually("the request at the endpoint", || origin.requests() == 1);
+    process.terminate();
+    std::thread::sleep(Duration::from_millis(300)); // two at once may count as one
+    process.terminate();
+    process.ended();
+    assert!(client.is_closed());
 }

@@ -6,6 +6,7 @@ pub mod client;
 pub mod load;
 pub mod origin;
 pub mod penstock;
+pub mod process;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ pub use client::{Client, Response};
 pub use load::{Load, Report};
 pub use origin::{Act, Origin, Request};
 pub use penstock::{Penstock, Setup};
+pub use process::Process;
 
 /// Generous: a slow machine that runs other tests meanwhile still gets there.
 pub const DEADLINE: Duration = Duration::from_secs(15);
