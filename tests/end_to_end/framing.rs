@@ -143,9 +143,8 @@ fn a_head_too_large_is_refused() {
 fn an_upgrade_is_not_passed_on_and_the_request_is_answered() {
     let origin = Origin::start("v1");
     let penstock = Setup::of(&[&origin]).start();
-    let answer = penstock.client().ask(
-        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n",
-    );
+    let upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA";
+    let answer = penstock.client().ask(&format!("GET / HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n\r\n"));
     assert_eq!(answer.status, 200);
     let request = origin.the_request();
     assert!(request.header("upgrade").is_none() && request.header("http2-settings").is_none(), "{}", request.head);

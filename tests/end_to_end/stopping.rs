@@ -108,7 +108,7 @@ fn a_second_sigterm_ends_the_process_at_once() {
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     eventually("the request at the endpoint", || origin.requests() == 1);
     process.terminate();
-    std::thread::sleep(Duration::from_millis(300)); // two at once may count as one
+    thread::sleep(Duration::from_millis(300)); // two at once may count as one
     process.terminate();
     process.ended();
     assert!(client.is_closed());
