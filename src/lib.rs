@@ -26,8 +26,8 @@
 //! - Every attempt owes exactly one outcome; one that is dropped unsettled is counted, as our bug.
 //! - Only requests whose version the coin drew are evidence, charged to the version drawn.
 //! - Lowering the canary's exposure is published before anything else is done, and is never refused.
-//! - The machine raises only what it lowered itself for a probe, and not once a person has touched the weight since; what
-//!   is sealed stays so until a person unseals it.
+//! - The machine raises only what it lowered itself for a probe, and not once a person has touched the weight since;
+//!   what is sealed stays so until a person unseals it.
 //! - Whatever waits has a bound, with a name.
 
 pub mod admin;
