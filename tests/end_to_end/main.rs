@@ -1,6 +1,8 @@
 //! The data plane from outside: real sockets on both sides, and what must hold between them.
 
 #![expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
+#![expect(clippy::unwrap_used, reason = "what a test relies on and does not get fails it")]
+#![expect(clippy::disallowed_methods, reason = "these tests run in real time, against deadlines")]
 
 #[path = "../support/mod.rs"]
 mod support;
