@@ -1,4 +1,4 @@
-//! Wiring: the only file that knows every layer. It builds the parts, joins them, and takes them apart again. No policy.
+//! Wiring: the only file that knows every layer. It builds the parts, joins them, and takes them apart. No policy.
 //!
 //! ```text
 //!  start:  look names up ▸ bind every address ▸ state ▸ snapshot ▸ engine ▸ workers ▸ admin ▸ ready
@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -216,15 +217,20 @@ impl App {
         };
         let signal = self.runtime.block_on(signals.next());
         tracing::info!(signal, linger = ?self.linger, drain = ?self.drain, "stopping; a second signal ends it at once");
-        let (second_sender, second) = std::sync::mpsc::channel();
-        self.runtime.spawn(async move {
-            let _stopped_already = second_sender.send(signals.next().await);
+        let hurry = Arc::new(AtomicBool::new(false));
+        self.runtime.spawn({
+            let hurry = hurry.clone();
+            async move {
+                signals.next().await;
+                hurry.store(true, Ordering::Relaxed);
+            }
         });
-        self.stop(|| second.try_recv().is_ok());
+        self.stop(|| hurry.load(Ordering::Relaxed));
         Ok(())
     }
 
     /// Stops gracefully, unless `hurry` says otherwise.
+    #[expect(clippy::disallowed_methods, reason = "on the main thread, which nothing waits for")]
     pub fn stop(self, hurry: impl Fn() -> bool) {
         self.readiness.stopping();
         let wait = |done: &dyn Fn() -> bool, at_most: Duration| {

@@ -3,6 +3,8 @@
 //! `PENSTOCK_VECTORS=FILE[:FILE]` checks other files of the same two forms: verdict vectors (cases with a `kind`) and
 //! guard vectors (cases of `ticks` with one `expect` row each). What is not built yet is named and counted.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test, outside of test functions too")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -13,8 +13,8 @@
 //! wire       the JSON types, shared with the command line
 //! ```
 //!
-//! Nothing here decides about traffic and nothing here is on a request's path: this layer may be slow, busy or dead, and
-//! the proxy goes on. It takes a person's request, hands it to the engine, and reports what the engine said.
+//! Nothing here decides about traffic and nothing here is on a request's path: this layer may be slow, busy or dead,
+//! and the proxy goes on. It takes a person's request, hands it to the engine, and reports what the engine said.
 
 mod api;
 mod body;

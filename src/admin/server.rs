@@ -61,8 +61,8 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     listen().map_err(|error| BindError::Bind(address, error))
 }
 
-/// Serves until `shutdown`, then lets requests under way end. Wants a runtime of its own, so that a flood of requests to
-/// the proxy cannot keep an abort waiting.
+/// Serves until `shutdown`, then lets requests under way end. Wants a runtime of its own, so that a flood of requests
+/// to the proxy cannot keep an abort waiting.
 pub async fn serve(
     listener: TcpListener,
     control: Control,

@@ -17,9 +17,8 @@ pub struct Check {
 impl Check {
     pub fn run(self, output: &mut Output<'_>) -> Result<(), Failure> {
         let problems = config::check(&self.file);
-        output.show(&problems, |problems| match problems.is_empty() {
-            true => format!("{} is fine", self.file.display()),
-            false => problems.render(Colour::Ansi),
+        output.show(&problems, |problems| {
+            if problems.is_empty() { format!("{} is fine", self.file.display()) } else { problems.render(Colour::Ansi) }
         })?;
         if problems.has_errors() { Err(Failure::new(Exit::Error, "")) } else { Ok(()) }
     }

@@ -7,8 +7,8 @@
 //!
 //! Nothing after this layer can meet an invalid value: [`read`] gives [`Settings`], or all there is to say against the
 //! file. Reading goes on after a fault, so a draft holds what could be read, and the cross-checks work on drafts; a
-//! [`Definition`] is built only when nobody complained. In a file that is not TOML all the way, complaints about what is
-//! *absent* are held back: it may stand in the part that was lost.
+//! [`Definition`] is built only when nobody complained. In a file that is not TOML all the way, complaints about what
+//! is *absent* are held back: it may stand in the part that was lost.
 //!
 //! Left to others: looking names up, binding (`app`), and the environment (`cli`: `PENSTOCK_WORKERS`, `PENSTOCK_LOG`).
 

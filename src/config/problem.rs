@@ -152,7 +152,8 @@ impl Problems {
             .annotation(underlined.label(label))
     }
 
-    /// The part of `span` on its first line, cut to character boundaries: a parser's offsets are not trusted with a panic.
+    /// The part of `span` on its first line, cut to character boundaries: a parser's offsets are not trusted with a
+    /// panic.
     fn within_its_line(&self, span: Span) -> Span {
         let start = self.source.floor_char_boundary(span.start);
         let end = self.source.ceil_char_boundary(span.end).max(start);
@@ -236,5 +237,6 @@ pub(super) fn clipped(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Characters of the file that a message repeats: an endpoint or a duration fits, a pasted certificate does not drown the remedy.
+/// Characters of the file that a message repeats: an endpoint or a duration fits, a pasted certificate does not drown
+/// the remedy.
 const LONGEST_QUOTE: usize = 80;

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
+use crate::domain::names::VersionName;
 use crate::domain::service::{Target, Timeouts};
 use crate::domain::split::{Matcher, Weight};
 
@@ -61,7 +62,7 @@ fn the_minimal_file_says_what_it_says() {
     assert_eq!(settings.admin, "127.0.0.1:9900".parse().unwrap());
     let [shop] = &settings.services[..] else { panic!("{:?}", settings.services) };
     assert_eq!((shop.name.as_str(), shop.stable.as_str()), ("shop", "v1"));
-    assert_eq!(shop.canary.as_ref().map(|canary| canary.as_str()), Some("v2"));
+    assert_eq!(shop.canary.as_ref().map(VersionName::as_str), Some("v2"));
     assert_eq!(shop.weight, Weight::from_basis_points(1_000).unwrap());
     assert_eq!(shop.versions.len(), 2);
     assert_eq!(shop.pins[0].target, Target::Canary);

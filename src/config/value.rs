@@ -228,7 +228,8 @@ impl Endpoint {
     }
 }
 
-/// Whether a connection to `ip` may be accepted by a socket bound to `bound`; with an unspecified one, only loopback is certain.
+/// Whether a connection to `ip` may be accepted by a socket bound to `bound`; with an unspecified one, only loopback is
+/// certain.
 fn overlaps(ip: IpAddr, bound: IpAddr) -> bool {
     let (ip, bound) = (ip.to_canonical(), bound.to_canonical());
     ip == bound || (bound.is_unspecified() && ip.is_loopback())

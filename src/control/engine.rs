@@ -1,8 +1,8 @@
 //! The single loop that owns the state: batches, commands and lookups in; snapshots, journal entries and views out.
 //!
-//! It runs on a thread of its own and does no I/O at all. A tick is closed when every worker has reported it, or a grace
-//! period later; never early because something failed, or the faster version's errors would arrive before the other's
-//! and convict it in an outage that both share.
+//! It runs on a thread of its own and does no I/O at all. A tick is closed when every worker has reported it, or a
+//! grace period later; never early because something failed, or the faster version's errors would arrive before the
+//! other's and convict it in an outage that both share.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

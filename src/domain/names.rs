@@ -101,7 +101,8 @@ serial!(
     EndpointId
 );
 serial!(
-    /// One stretch of a version's life as canary, from weight 0 upward until 0, replaced or sealed. Evidence belongs to it.
+    /// One stretch of a version's life as canary, from weight 0 upward until 0, replaced or sealed. Evidence belongs to
+    /// it.
     Exposure
 );
 

@@ -88,7 +88,8 @@ impl std::fmt::Display for HostPattern {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     pub host: HostPattern,
-    /// Begins with `/`, does not end with one unless it is `/`; matches on segment boundaries (`/api` is not a prefix of `/apix`).
+    /// Begins with `/`, does not end with one unless it is `/`; matches on segment boundaries (`/api` is no prefix of
+    /// `/apix`).
     pub path_prefix: String,
 }
 
@@ -161,6 +162,7 @@ fn longest(paths: &Paths, path: &str) -> Option<usize> {
 
 /// A request to test with, owning what [`Facts`] borrows.
 #[cfg(test)]
+#[derive(Debug)]
 pub struct Request {
     pub uri: http::Uri,
     pub headers: HeaderMap,
@@ -172,6 +174,7 @@ impl Request {
         Request { uri: uri.parse().unwrap(), headers: HeaderMap::new() }
     }
 
+    #[must_use]
     pub fn header(mut self, name: &'static str, value: &str) -> Request {
         self.headers.append(name, value.parse().unwrap());
         self
@@ -283,7 +286,10 @@ mod tests {
             routes in prop::collection::btree_set(("(\\*|(\\*\\.)?(a|b)(\\.(a|b))?)", "(/|(/[ab]{1,2}){1,3})"), 1..12),
             host in "(a|b)(\\.(a|b)){0,2}", path in "(/|(/[ab]{0,2}){1,4})",
         ) {
-            let routes: Vec<Route> = routes.iter().map(|(host, prefix)| Route { host: HostPattern::parse(host).unwrap(), path_prefix: prefix.clone() }).collect();
+            let routes: Vec<Route> = routes
+                .iter()
+                .map(|(host, prefix)| Route { host: HostPattern::parse(host).unwrap(), path_prefix: prefix.clone() })
+                .collect();
             let mut router = Router::default();
             for (index, route) in routes.iter().enumerate() { router.add(route, index); }
             let headers = HeaderMap::new();

@@ -48,7 +48,8 @@ pub struct Version {
 }
 
 impl Snapshot {
-    /// Draws a new picture. Services that did not change, and endpoints that are still listed, are taken over from `previous`.
+    /// Draws a new picture. Services that did not change, and endpoints that are still listed, are taken over from
+    /// `previous`.
     #[must_use]
     pub fn of(state: &State, previous: &Snapshot) -> Snapshot {
         let mut endpoints = previous.endpoints;
@@ -57,7 +58,7 @@ impl Snapshot {
             .services()
             .map(|service| match before.get(&service.definition.name) {
                 Some(same) if same.stamp == service.stamp() => Arc::clone(same),
-                before => Arc::new(Service::of(service, state, before.map(|s| s.as_ref()), &mut endpoints)),
+                before => Arc::new(Service::of(service, state, before.map(AsRef::as_ref), &mut endpoints)),
             })
             .collect();
         let (routes, same) = (state.routes(), state.routes() == previous.routes);

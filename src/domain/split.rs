@@ -33,7 +33,8 @@ impl Weight {
         (points <= Self::FULL.0).then_some(Weight(points))
     }
 
-    /// Reads `"2.5%"`: digits, at most two decimals, a percent sign. Works on the text, so no third decimal is rounded away.
+    /// Reads `"2.5%"`: digits, at most two decimals, a percent sign. Works on the text, so no third decimal is rounded
+    /// away.
     pub fn parse(text: &str) -> Result<Weight, WeightError> {
         let number = text.trim().strip_suffix('%').ok_or(WeightError::Form)?.trim_end();
         let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
@@ -143,20 +144,20 @@ impl Matcher {
     pub fn matches(&self, facts: &Facts<'_>) -> bool {
         match self {
             Matcher::Header { name, value } => {
-                facts.headers.get_all(name).iter().any(|seen| wanted(value, seen.as_bytes()))
+                facts.headers.get_all(name).iter().any(|seen| wanted(value.as_ref(), seen.as_bytes()))
             }
             Matcher::Cookie { name, value } => {
-                facts.cookies().any(|(seen, is)| seen == name && wanted(value, is.as_bytes()))
+                facts.cookies().any(|(seen, is)| seen == name && wanted(value.as_ref(), is.as_bytes()))
             }
             Matcher::Query { name, value } => {
-                facts.query_pairs().any(|(seen, is)| seen == name && wanted(value, is.as_bytes()))
+                facts.query_pairs().any(|(seen, is)| seen == name && wanted(value.as_ref(), is.as_bytes()))
             }
         }
     }
 }
 
-fn wanted(value: &Option<String>, seen: &[u8]) -> bool {
-    value.as_ref().is_none_or(|value| value.as_bytes() == seen)
+fn wanted(value: Option<&String>, seen: &[u8]) -> bool {
+    value.is_none_or(|value| value.as_bytes() == seen)
 }
 
 /// A declared, open-to-everybody rule: who matches goes to that version (an index into the service's versions).

@@ -10,11 +10,11 @@
 //!                             └──▶ (person: abort) sealed;  (person: promote) the canary is the stable version
 //! ```
 //!
-//! Persons may do anything but raise what is sealed. The machine may lower at any time; the only thing it ever raises is
-//! a weight that it lowered itself for a probe, and not once a person has touched the weight since.
+//! Persons may do anything but raise what is sealed. The machine may lower at any time; the only thing it ever raises
+//! is a weight that it lowered itself for a probe, and not once a person has touched the weight since.
 //!
-//! [`Standing::handle`] decides and returns changes; [`Standing::apply`] is the only way that a standing changes. The live
-//! path and a replay of the journal run the same `apply`.
+//! [`Standing::handle`] decides and returns changes; [`Standing::apply`] is the only way that a standing changes. The
+//! live path and a replay of the journal run the same `apply`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -115,7 +115,8 @@ pub enum Change {
 }
 
 impl Change {
-    /// Whether it can only take traffic from the canary: published first, journaled afterwards. All else waits for the journal.
+    /// Whether it can only take traffic from the canary: published first, journaled afterwards. All else waits for the
+    /// journal.
     #[must_use]
     pub fn lowers(&self) -> bool {
         match self {
@@ -250,8 +251,7 @@ impl Standing {
             (Request::Unseal(version), _) if self.seals.contains_key(&version) => {
                 Ok(vec![Change::Unsealed { version }])
             }
-            (Request::Unseal(_), _) => Ok(vec![]),
-            (Request::Abort, None) => Ok(vec![]),
+            (Request::Unseal(_), _) | (Request::Abort, None) => Ok(vec![]),
             (Request::Weight(to), None) if to.is_zero() => Ok(vec![]),
             (Request::Weight(_) | Request::Promote, None) => Err(Refusal::NoCanary),
             (Request::Abort, Some(canary)) if self.seals.contains_key(canary) => Ok(vec![]),
@@ -597,7 +597,11 @@ mod tests {
                 now = now.plus(Duration::from_secs(seconds));
                 let mode = if observe { Mode::Observe } else { Mode::AbortOnly };
                 let person = matches!(input, Input::Person(_));
-                let lowering = matches!(&input, Input::Person(Request::Abort)) || matches!(&input, Input::Person(Request::Weight(w)) if *w <= standing.weight);
+                let lowering = match &input {
+                    Input::Person(Request::Abort) => true,
+                    Input::Person(Request::Weight(to)) => *to <= standing.weight,
+                    _ => false,
+                };
                 let before = standing.clone();
                 let result = standing.handle(now, mode, input.clone());
                 prop_assert!(!lowering || result.is_ok(), "lowering always succeeds");
@@ -610,14 +614,26 @@ mod tests {
                 }
                 prop_assert_eq!(&standing, &replayed, "the journal replays to the same state");
                 prop_assert!(standing.weight <= granted, "the machine never goes above what a person granted");
-                prop_assert!(person || before.probe.is_some() || standing.weight <= before.weight, "the machine raises only what it lowered");
+                prop_assert!(
+                    person || before.probe.is_some() || standing.weight <= before.weight,
+                    "the machine raises only what it lowered"
+                );
                 prop_assert_eq!(standing.exposure.is_some(), !standing.weight.is_zero());
                 if let Some(canary) = &standing.canary {
-                    prop_assert!(!standing.seals.contains_key(canary) || standing.weight.is_zero(), "what is sealed gets nothing");
+                    prop_assert!(
+                        !standing.seals.contains_key(canary) || standing.weight.is_zero(),
+                        "what is sealed gets nothing"
+                    );
                 }
                 if !person {
-                    prop_assert!(before.seals.keys().all(|sealed| standing.seals.contains_key(sealed)), "only a person unseals");
-                    prop_assert!(mode == Mode::AbortOnly || standing.weight == before.weight || before.probe.is_some(), "observe leaves the weight alone");
+                    prop_assert!(
+                        before.seals.keys().all(|sealed| standing.seals.contains_key(sealed)),
+                        "only a person unseals"
+                    );
+                    prop_assert!(
+                        mode == Mode::AbortOnly || standing.weight == before.weight || before.probe.is_some(),
+                        "observe leaves the weight alone"
+                    );
                 }
             }
         }

@@ -183,7 +183,8 @@ impl Rows {
 #[derive(Debug, Default)]
 pub struct Batch {
     pub worker: usize,
-    /// The tick that has just ended for this worker; everything routed up to its end is in this batch or an earlier one.
+    /// The tick that has just ended for this worker; everything routed up to its end is in this batch or in an earlier
+    /// one.
     pub tick: Tick,
     /// The snapshot that the worker now routes by.
     pub revision: u64,

@@ -172,7 +172,7 @@ impl Observed {
                 }
                 Pin::new(&mut self.incoming).poll_frame(cx)
             }
-            ready => ready,
+            ready @ Poll::Ready(_) => ready,
         }
     }
 

@@ -74,6 +74,8 @@ async fn answer(
 #[derive(Debug)]
 struct Activity {
     doing: Cell<Doing>,
+    /// The last of a response is still with us, because the client reads slowly.
+    unread: Cell<bool>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +91,7 @@ enum Doing {
 impl Activity {
     /// A new connection owes its first head from the start.
     fn new(now: Moment) -> Activity {
-        Activity { doing: Cell::new(Doing::Head(now)) }
+        Activity { doing: Cell::new(Doing::Head(now)), unread: Cell::new(false) }
     }
 
     fn begin(self: &Rc<Self>, worker: &Rc<Worker>) -> Busy {
@@ -104,8 +106,16 @@ impl Activity {
         }
     }
 
+    fn wrote(&self, worker: &Worker, written: &Poll<io::Result<usize>>) {
+        self.unread.set(written.is_pending());
+        if let Doing::Idle(_) = self.doing.get() {
+            self.doing.set(Doing::Idle(worker.deadlines.now()));
+        }
+    }
+
     fn due(&self, worker: &Worker) -> Option<Moment> {
         match self.doing.get() {
+            Doing::Idle(_) if self.unread.get() => None, // as in the middle of a body
             Doing::Idle(since) => Some(since.plus(worker.limits.client_idle)),
             Doing::Head(since) => Some(since.plus(worker.limits.request_head)),
             Doing::Busy => None,
@@ -127,7 +137,7 @@ impl Drop for Busy {
     }
 }
 
-/// The client's socket, with an eye on when bytes come in.
+/// The client's socket, with an eye on when bytes come in and whether they go out.
 struct Watched {
     io: TokioIo<TcpStream>,
     worker: Rc<Worker>,
@@ -146,7 +156,9 @@ impl Read for Watched {
 
 impl Write for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.activity.wrote(&self.worker, &written);
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -166,6 +178,8 @@ impl Write for Watched {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.activity.wrote(&self.worker, &written);
+        written
     }
 }

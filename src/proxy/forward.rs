@@ -47,7 +47,8 @@ enum Tried {
     Unreachable(Fault, Request<Upload>, Dues),
 }
 
-/// Sends a request to the chosen version. A canary that cannot be reached is charged for it, and stable answers instead.
+/// Sends a request to the chosen version. A canary that cannot be reached is charged for it, and stable answers
+/// instead.
 pub async fn forward(call: Call, request: Request<Upload>) -> Response<Outgoing> {
     let chosen = &call.service.versions[call.choice.version];
     let (fault, request, mut dues) = match attempts(&call, chosen, Dues::of(&call), request).await {
@@ -296,7 +297,8 @@ impl Dues {
         }
     }
 
-    /// An attempt of which nothing was written: another endpoint may do better, but the version is charged for this one.
+    /// An attempt of which nothing was written: another endpoint may do better, but the version is charged for this
+    /// one.
     fn fail(&mut self) {
         self.charge_first(Class::Failure);
         self.settle_attempt(Class::Failure);

@@ -300,9 +300,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_of_one_hop_is_forwarded(connection in "[ -~]{0,30}", names in prop::collection::vec("[a-z-]{1,12}", 0..5)) {
+        fn nothing_of_one_hop_is_forwarded(
+            connection in "[ -~]{0,30}",
+            names in prop::collection::vec("[a-z-]{1,12}", 0..5),
+        ) {
+            let framing = ["host", "content-length", "transfer-encoding", "via"];
             let mut fields = vec![HOST, ("connection", connection.as_str())];
-            fields.extend(names.iter().filter(|n| !["host", "content-length", "transfer-encoding", "via"].contains(&n.as_str())).map(|n| (n.as_str(), "x")));
+            let others = names.iter().filter(|name| !framing.contains(&name.as_str()));
+            fields.extend(others.map(|name| (name.as_str(), "x")));
             let headers = forwarded(&fields);
             prop_assert!(headers.keys().all(|name| !is_hop_by_hop(name)));
             for named in connection.split(',').map(str::trim).filter(|n| names.iter().any(|name| name == n)) {

@@ -9,8 +9,8 @@
 //!              link::Batch ◀── recorder ◀── settles ────┴────────── body
 //! ```
 //!
-//! A request is decided in one go from one snapshot, then everything it needs is in its hands. Nothing here takes a lock
-//! or waits for the control plane. It does not know why weights are what they are.
+//! A request is decided in one go from one snapshot, then everything it needs is in its hands. Nothing here takes a
+//! lock or waits for the control plane. It does not know why weights are what they are.
 
 mod access;
 mod body;

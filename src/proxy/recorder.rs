@@ -1,8 +1,8 @@
 //! What one worker counted since its last batch, and the obligations that make sure every outcome is counted once.
 //!
 //! There are two tallies. *Attempts* feed metrics: one outcome for every try at an endpoint ([`Owed`]). *Requests* feed
-//! the evidence: one outcome for every request whose version the coin drew ([`Charge`]), charged to the drawn version by
-//! the class of its first attempt there, whoever answered in the end.
+//! the evidence: one outcome for every request whose version the coin drew ([`Charge`]), charged to the drawn version
+//! by the class of its first attempt there, whoever answered in the end.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,9 +1,9 @@
 //! This worker's connections to endpoints. The seam behind which our own HTTP/1.1 client can take hyper's place:
 //! nothing outside this file names hyper's client.
 //!
-//! A connection is a future that moves bytes when polled. It is polled inside the request's task, by [`Channel::exchange`]
-//! and then by the response body, never in a task of its own: no wake-ups between tasks, and dropping the request drops
-//! the connection.
+//! A connection is a future that moves bytes when polled. It is polled inside the request's task, by
+//! [`Channel::exchange`] and then by the response body, never in a task of its own: no wake-ups between tasks, and
+//! dropping the request drops the connection.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -31,7 +31,8 @@ use crate::domain::time::Moment;
 const IDLE_PER_ENDPOINT: usize = 256;
 /// Kept below the idle limits that servers commonly have (nginx 75 s, Apache 5 s closes on its own and is noticed).
 const IDLE_FOR: Duration = Duration::from_secs(30);
-/// A connection that had been idle for at least this long and is found dead was closed for its idleness, not for the request.
+/// A connection that had been idle for at least this long and is found dead was closed for its idleness, not for the
+/// request.
 const IDLE_RACE: Duration = Duration::from_millis(500);
 /// Response heads up to this size; larger ones are malformed.
 const LARGEST_HEAD: usize = 64 * 1024;

@@ -114,6 +114,7 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
 }
 
 impl Worker {
+    #[expect(clippy::disallowed_methods, reason = "once, to date the epoch: request ids carry the time of day")]
     fn new(index: usize, setup: &Setup, load: Arc<Load>) -> Worker {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let running = setup.clock.now().since(Moment::default());

@@ -24,7 +24,8 @@ pub struct Got {
     pub failures: AtomicU64,
 }
 
-/// Starts clients that together send `rate` requests a second to `proxy`, until each has sent its part of `rate * at_most`.
+/// Starts clients that together send `rate` requests a second to `proxy`, until each has sent its part of `rate *
+/// at_most`.
 pub fn start(proxy: SocketAddr, rate: u32, at_most: Duration) -> Arc<Got> {
     let got = Arc::new(Got::default());
     let pause = Duration::from_secs(1) * CLIENTS / rate.max(1);

@@ -1,5 +1,7 @@
-//! `penstock demo`: the main job with nothing else installed. A proxy, two versions behind it and clients in front of it,
-//! in one process and over real sockets; the canary turns bad, and the proxy takes its traffic away.
+//! `penstock demo`: the main job with nothing else installed. A proxy, two versions behind it and clients in front of
+//! it, in one process and over real sockets; the canary turns bad, and the proxy takes its traffic away.
+
+#![expect(clippy::disallowed_methods, reason = "the demo tells a story to a person, in that person's time")]
 
 mod load;
 mod origin;

@@ -1,13 +1,13 @@
 //! The verdict on a canary, from counts alone.
 //!
 //! ```text
-//!   rows, by the tick in which the coin fell ──┬─> health    no endpoint accepts a connection, stable answers instead
-//!                                              ├─> outage    the canary is down and stable is not: generations of coins
-//!                                              ├─> settle ──┬─> evidence <─ bets   the comparison: failures, rejected
-//!                                              │  (in the   └─> limit's comparison without tolerance
-//!                                              │ coins' order)
-//!                                              └─> limit     each arm against a fixed share: holds and probes, and lets
-//!                                                            the comparison without tolerance act
+//!  rows, by the tick in which the coin fell ──┬─> health    no endpoint accepts a connection, stable answers instead
+//!                                             ├─> outage    the canary is down and stable is not: generations of coins
+//!                                             ├─> settle ──┬─> evidence <─ bets   the comparison: failures, rejected
+//!                                             │  (in the   └─> limit's comparison without tolerance
+//!                                             │ coins' order)
+//!                                             └─> limit     each arm against a fixed share: holds and probes, and lets
+//!                                                           the comparison without tolerance act
 //!   verdict, first that holds: worse (health, outage, evidence, limit), hold (shared), probe, hold (canary), undecided
 //! ```
 //!
@@ -16,9 +16,10 @@
 //! says what no bad minute can say, since a bad minute hits both arms. See [`bets`] for the odds, [`evidence`] for the
 //! bankroll and why it may be looked at at every tick, [`outage`] for finding total failures in three ticks.
 //!
-//! **What the guarantee rests on.** Each counted request was drawn by an independent coin with the recorded weight (pins
-//! and retries are not counted, and a request is charged to the arm that was drawn). A good canary keeps within the
-//! tolerance at every moment. One arm does not break the other. Failures depend on one another only inside one slot.
+//! **What the guarantee rests on.** Each counted request was drawn by an independent coin with the recorded weight
+//! (pins and retries are not counted, and a request is charged to the arm that was drawn). A good canary keeps within
+//! the tolerance at every moment. One arm does not break the other. Failures depend on one another only inside one
+//! slot.
 //!
 //! **The account.** A canary that is no worse than tolerated is convicted with probability at most [`ALPHA`] in an hour
 //! with five changes of weight. The tests run on different clocks, so their money is not added up but divided: the
@@ -122,7 +123,8 @@ impl Judge {
         }
     }
 
-    /// Ends tick `now`, in which the weight was `weight`: `rows` is everything the workers reported since the last call.
+    /// Ends tick `now`, in which the weight was `weight`: `rows` is everything the workers reported since the last
+    /// call.
     pub fn tick<'a>(&mut self, now: Tick, weight: Weight, rows: impl Iterator<Item = (&'a Drawn, &'a Row)>) -> Verdict {
         let ticks = self.last.replace(now).map_or(1, |last| now.since(last));
         self.advance(now, weight);

@@ -72,7 +72,8 @@ impl Group {
         self.against_stable(|ended| ended.rejected)
     }
 
-    /// Failures and what took longer than the limit: whatever is unfinished when it is handed out is that, in both arms.
+    /// Failures and what took longer than the limit: whatever is unfinished when it is handed out is that, in both
+    /// arms.
     #[must_use]
     pub fn over(&self) -> Counts {
         let bad = |arm: &Fates| arm.ended.failure + arm.over.min(arm.ended.success + arm.ended.rejected);

@@ -1,0 +1,21 @@
+//! The data plane from outside: real sockets on both sides, and what must hold between them.
+
+#![expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
+#![expect(clippy::print_stdout, reason = "measurements are for people to read")]
+#![expect(clippy::unwrap_used, reason = "what a test relies on and does not get fails it")]
+#![expect(clippy::disallowed_methods, reason = "these tests run in real time, against deadlines")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bodies;
+mod clients;
+mod faults;
+mod forwarding;
+mod framing;
+mod memory;
+mod recording;
+mod retries;
+mod rollback;
+mod split;
+mod stopping;
