@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, Readiness};
-use crate::config::Settings;
+use crate::config::{AccessLog, Settings};
 use crate::control::command::Control;
 use crate::control::engine::{Engine, Inlets};
 use crate::control::journal::Journal;
@@ -100,7 +100,7 @@ pub fn start(settings: Settings) -> Result<App, StartError> {
     let engine = start_engine(engine, Inlets { batches, commands, resolved })?;
 
     let limits = Limits { request_head: settings.request_head, client_idle: settings.client_idle };
-    let data_plane = proxy::Settings { workers, limits, access_log: settings.log.access };
+    let data_plane = proxy::Settings { workers, limits, access_log: settings.log.access != AccessLog::Off };
     let proxy = proxy::start(listeners, data_plane, clock, &subscriber, batch_sender)?;
     let readiness = Arc::new(Readiness::default());
     readiness.listening();

@@ -34,7 +34,7 @@ impl Serve {
         if let Some(workers) = self.workers {
             settings.workers = Some(workers.into());
         }
-        start_log(settings.log, self.log.as_deref())?;
+        start_log(&settings.log, self.log.as_deref())?;
         Ok(start(settings)?.run()?)
     }
 }
@@ -49,7 +49,7 @@ pub(super) fn refuse(problems: &Problems) -> Failure {
 }
 
 /// Logs go to standard error: standard output is for what a verb was asked for.
-fn start_log(settings: LogSettings, directives: Option<&str>) -> Result<(), Failure> {
+fn start_log(settings: &LogSettings, directives: Option<&str>) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(directives.unwrap_or(settings.level.as_str())).map_err(|error| {
         let help = "name a level (off, error, warn, info, debug, trace), or `module=level` pairs with commas between";
         Failure::new(Exit::Usage, format!("the log level is not understood: {error}")).help(help)

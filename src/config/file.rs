@@ -183,6 +183,14 @@ impl<'a> Field<'a> {
         matches!(self.value, DeValue::Boolean(_))
     }
 
+    pub fn is_text(&self) -> bool {
+        matches!(self.value, DeValue::String(_))
+    }
+
+    pub fn is_text_of(&self, word: &str) -> bool {
+        matches!(self.value, DeValue::String(text) if text == word)
+    }
+
     /// What is beyond `i64` becomes its largest: no range of ours reaches that far.
     pub fn integer(&self, example: &str) -> Option<i64> {
         if let DeValue::Integer(number) = self.value {
@@ -236,7 +244,12 @@ impl<'a> Field<'a> {
         if self.place.path.ends_with(']') { value.to_owned() } else { format!("{} = {value}", self.place.key) }
     }
 
-    fn found(&self) -> String {
+    /// A text as it has to be written here.
+    pub fn quoted(&self, text: &str) -> String {
+        format!("\"{text}\"")
+    }
+
+    pub fn found(&self) -> String {
         match self.value {
             DeValue::String(text) => format!("the text `{}`", clipped(text)),
             DeValue::Integer(number) => format!("the number `{}`", clipped(&number.to_string())),
@@ -379,6 +392,10 @@ const HOMES: &[(&str, &str)] = &[
     ("level", "in `[log]`"),
     ("format", "in `[log]`"),
     ("access", "in `[log]`"),
+    ("store", "at the top: `[store]`"),
+    ("reload", "at the top: `[reload]`"),
+    ("path", "in `[store]`"),
+    ("poll", "in `[reload]`"),
     ("routes", "in `[services.NAME]`"),
     ("stable", "in `[services.NAME]`"),
     ("canary", "in `[services.NAME]`"),

@@ -22,7 +22,7 @@ mod value;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeTable;
@@ -49,18 +49,33 @@ pub struct Settings {
     /// To let requests in flight come to their end, after that.
     pub drain: Duration,
     pub log: LogSettings,
+    /// The folder that keeps what was decided; `None`: nothing is kept. Relative to the working directory.
+    pub store: Option<PathBuf>,
+    /// How often the file's content is looked at for changes; `None`: it is not.
+    pub poll: Option<Duration>,
     /// At least one, in the order of the file.
     pub services: Vec<Definition>,
     /// What looks like a mistake, yet harms nobody.
     pub warnings: Problems,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogSettings {
     pub level: LogLevel,
     pub format: LogFormat,
-    /// Whether every request gets a line.
-    pub access: bool,
+    pub access: AccessLog,
+}
+
+/// Where the line goes that every request gets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AccessLog {
+    /// There is none.
+    #[default]
+    Off,
+    /// Among the other lines.
+    Log,
+    /// To a file of its own, as JSON, relative to the working directory.
+    File(PathBuf),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -87,9 +87,10 @@ fn what_the_file_leaves_out_has_a_default() {
 #[test]
 fn the_tour_shows_the_defaults() {
     let (tour, short) = (parse("tour", TOUR).unwrap(), parse("short", &with("", "", "")).unwrap());
-    assert_eq!((tour.admin, tour.workers, tour.log), (short.admin, short.workers, short.log));
+    assert_eq!((tour.admin, tour.workers, &tour.log), (short.admin, short.workers, &short.log));
     assert_eq!((tour.request_head, tour.client_idle), (short.request_head, short.client_idle));
     assert_eq!((tour.linger, tour.drain), (short.linger, short.drain));
+    assert_eq!((&tour.store, tour.poll), (&short.store, short.poll));
     let (shop, plain) = (&tour.services[0], &short.services[0]);
     assert_eq!(shop.policy.error_rate, plain.policy.error_rate);
     assert_eq!((shop.policy.mode, shop.timeouts), (plain.policy.mode, plain.timeouts));
@@ -113,6 +114,30 @@ fn a_limit_can_be_switched_off() {
     let service = "rollback = { error_rate = false, latency = false, mode = \"observe\" }";
     let policy = &parse("off.toml", &with("", service, "")).unwrap().services[0].policy;
     assert_eq!(*policy, Policy { mode: Mode::Observe, error_rate: None, latency: None });
+}
+
+#[test]
+fn a_store_a_look_at_the_file_and_an_access_log_can_be_asked_for() {
+    let top = "store.path = \"data\"\nreload.poll = \"2s\"\nlog.access = \"logs/access.log\"";
+    let settings = parse("x", &with(top, "", "")).unwrap();
+    assert_eq!((settings.store, settings.poll), (Some("data".into()), Some(Duration::from_secs(2))));
+    assert_eq!(settings.log.access, AccessLog::File("logs/access.log".into()));
+    let settings = parse("x", &with("reload.poll = \"off\"\nlog.access = true", "", "")).unwrap();
+    assert_eq!((settings.store, settings.poll, settings.log.access), (None, None, AccessLog::Log));
+}
+
+#[test]
+fn paths_and_polls_in_every_bad_form() {
+    let tops = [
+        "store.path = \"\"\nlog.access = \"\"",
+        "store = {}\nlog.access = 1",
+        "store.path = \"data\"\nlog.access = \"data\"",
+        "store.path = \"a\\u0000b\"\nreload.poll = \"1ms\"",
+        "store.path = true\nreload.poll = false",
+        "poll = \"2s\"\nreload.pol = \"never\"\nstore.path = \"data\"",
+        "reload.poll = \"never\"",
+    ];
+    assert_snapshot!(tops.map(|top| refused(&with(top, "", ""))).join("\n\n"));
 }
 
 #[test]

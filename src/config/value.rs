@@ -1,6 +1,7 @@
 //! Single values: percentages, durations, addresses, names, words; each with its bounds and the reason for them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +76,18 @@ pub(super) fn percentage<'a>(field: &Field<'a>, range: &Percentages) -> Option<A
             place.error(format!("`{}` is not a percentage", clipped(text)), help);
         }
     }
+    None
+}
+
+/// A path on this machine; relative ones are left as they are, for the working directory.
+pub(super) fn path<'a>(field: &Field<'a>, example: &'static str) -> Option<At<'a, PathBuf>> {
+    let At { value: text, place } = field.text(Meaning::Text(example))?;
+    let trouble = match text {
+        "" => "an empty path names nothing".to_owned(),
+        text if text.chars().any(char::is_control) => format!("`{}` has a control character", clipped(text)),
+        text => return Some(At { value: PathBuf::from(text), place }),
+    };
+    place.error(trouble, format!("write `{}`", field.assigned(&field.quoted(example))));
     None
 }
 
