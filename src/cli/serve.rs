@@ -6,7 +6,7 @@ use anstream::AutoStream;
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, environment};
 use crate::app::{self, App};
 use crate::config::{self, Colour, LogFormat, LogSettings, Problems, Settings};
 
@@ -16,8 +16,8 @@ pub struct Serve {
     /// The configuration
     file: PathBuf,
 
-    /// Worker threads; beats the file [default: one per core]
-    #[arg(long, env = "PENSTOCK_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    /// Worker threads; beats PENSTOCK_WORKERS and the file [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     workers: Option<u16>,
 
     /// What to log, such as `debug` or `penstock::proxy=debug,info`; beats the file
@@ -27,12 +27,10 @@ pub struct Serve {
 
 impl Serve {
     pub fn run(self) -> Result<(), Failure> {
-        let mut settings = config::read(&self.file).map_err(|problems| refuse(&problems))?;
+        let overrides = environment().flag("--workers", self.workers);
+        let settings = config::read_with(&self.file, &overrides).map_err(|problems| refuse(&problems))?;
         if !settings.warnings.is_empty() {
             anstream::eprintln!("{}", settings.warnings.render(Colour::Ansi));
-        }
-        if let Some(workers) = self.workers {
-            settings.workers = Some(workers.into());
         }
         start_log(&settings.log, self.log.as_deref())?;
         Ok(start(settings)?.run()?)

@@ -71,8 +71,7 @@ fn workers(field: &Field<'_>) -> Option<usize> {
     let number = field.integer("4")?;
     let workers = usize::try_from(number).ok().filter(|workers| (1..=MOST_WORKERS).contains(workers));
     if workers.is_none() {
-        let help =
-            format!("choose from 1 to {MOST_WORKERS}, or remove the line for one per core: a worker is a thread");
+        let help = format!("choose from 1 to {MOST_WORKERS}, or leave it out for one per core: a worker is a thread");
         field.place.error(format!("`{number}` is not between 1 and {MOST_WORKERS}"), help);
     }
     workers
@@ -106,10 +105,11 @@ fn admin(field: Field<'_>) -> Option<At<'_, SocketAddr>> {
         return Some(address);
     }
     let message = format!("the admin address `{}` is not a loopback address", address.value);
+    let loopback = SocketAddr::new(DEFAULT_ADMIN.ip(), address.value.port()).to_string();
     let help = format!(
-        "write `address = \"127.0.0.1:{}\"`: the API has no authentication yet, and whoever reaches it moves the traffic; \
+        "write `{}`: the API has no authentication yet, and whoever reaches it moves the traffic; \
          from elsewhere, use an SSH tunnel",
-        address.value.port()
+        written.assigned(&written.quoted(&loopback))
     );
     address.place.error(message, help);
     None
