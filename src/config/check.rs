@@ -417,7 +417,7 @@ const SWITCHES: [(&str, &str); 10] = [
     ("none", "false"),
 ];
 
-const LEVELS: [(&str, LogLevel); 6] = [
+pub(super) const LEVELS: [(&str, LogLevel); 6] = [
     ("info", LogLevel::Info),
     ("off", LogLevel::Off),
     ("error", LogLevel::Error),

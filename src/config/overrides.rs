@@ -14,6 +14,7 @@ use std::fmt::Display;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
+use super::check::LEVELS;
 use super::file::{Place, Sink, listed, path_below};
 use super::problem::{Span, clipped};
 use super::source::{By, Given, Sources};
@@ -39,7 +40,7 @@ impl Overrides {
     }
 
     /// Keeps what begins with `PENSTOCK_` and is not empty: `X=` in a Compose file means that nothing is said. Bytes that
-    /// are not UTF-8 are replaced, and refused with the value.
+    /// are not UTF-8 are replaced here, and refused where they matter.
     pub fn environment<N: AsRef<OsStr>, V: AsRef<OsStr>>(pairs: impl IntoIterator<Item = (N, V)>) -> Overrides {
         let text = |text: &OsStr| text.to_string_lossy().into_owned();
         let pairs = pairs.into_iter().map(|(name, value)| (text(name.as_ref()), text(value.as_ref())));
@@ -81,9 +82,12 @@ enum Kind {
     BooleanOrText,
     /// With commas between.
     Texts,
+    /// A text in a table that may be `false` instead, which it beats.
+    Part,
 }
 
 const TEXT: Shape = Shape::One(Kind::Text);
+const PART: Shape = Shape::One(Kind::Part);
 
 /// Every value there is; a test holds it against the tour.
 const FILE: Shape = Shape::Table(&[
@@ -111,16 +115,13 @@ const SERVICE: Shape = Shape::Table(&[
 
 const PIN: Shape =
     Shape::Table(&[("header", TEXT), ("cookie", TEXT), ("query", TEXT), ("value", TEXT), ("version", TEXT)]);
-const ERROR_RATE: Shape = Shape::OffOr(&[("above", TEXT), ("window", TEXT)]);
-const LATENCY: Shape = Shape::OffOr(&[("quantile", TEXT), ("above", TEXT), ("window", TEXT)]);
+const ERROR_RATE: Shape = Shape::OffOr(&[("above", PART), ("window", PART)]);
+const LATENCY: Shape = Shape::OffOr(&[("quantile", PART), ("above", PART), ("window", PART)]);
 
 const PREFIX: &str = "PENSTOCK_";
 
 /// Variables with another meaning, after the prefix: `--log` of `serve`, and the proxy that the command line talks to.
 const TAKEN: [&str; 2] = ["LOG", "ADMIN"];
-
-/// What `PENSTOCK_LOG` can say that the file can say as well; the rest of what it can say is left to the caller.
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Candidates that a name is compared with, and names that are looked into: a suggestion is not worth more.
 const MOST_CANDIDATES: usize = 2_000;
@@ -162,15 +163,25 @@ pub(super) fn lay_over<'s>(document: DeTable<'s>, sources: &'s Sources, sink: &S
     let mut unknown: Vec<&Given> = Vec::new();
     for given in sources.given() {
         match meanings(given, sources, root.get_ref()).as_slice() {
-            [] => unknown.push(given),
+            [] => {
+                debug_assert!(given.by == By::Environment, "no key is called {}", sources.at(given.name));
+                unknown.push(given);
+            }
             [one] => meant.push((one.clone(), given)),
             [one, other, ..] => ambiguous(given, sources, sink, one, other),
         }
     }
     warn_of_unknown(&unknown, sources, sink, root.get_ref());
     for (meaning, given) in strongest(meant, sources, sink) {
-        let value = meaning.kind.value(sources.at(given.value), given.value);
-        if let Err(obstacle) = insert(&mut root, &meaning.path, (given.name, sources.file_text().len()), value) {
+        let text = sources.at(given.value);
+        if text.contains(char::REPLACEMENT_CHARACTER) {
+            let name = clipped(sources.at(given.name));
+            place(given, sink, path_text(&meaning.path))
+                .error(format!("the value of `{name}` is not UTF-8"), "set it to UTF-8 text");
+            continue;
+        }
+        let laid = Laid { name: given.name, kind: meaning.kind, file_end: sources.file_text().len() };
+        if let Err(obstacle) = insert(&mut root, &meaning.path, laid, meaning.kind.value(text, given.value)) {
             obstacle.report(&meaning, given, sources, sink);
         }
     }
@@ -187,7 +198,8 @@ fn meanings(given: &Given, sources: &Sources, root: &DeValue<'_>) -> Vec<Meaning
     let rest = match given.by {
         By::Flag => folded(name.trim_start_matches('-')),
         By::Environment if name == "PENSTOCK_LOG" => {
-            let is_level = LEVELS.contains(&sources.at(given.value));
+            // What else it can say, the file cannot; that is left to the caller.
+            let is_level = LEVELS.iter().any(|(level, _)| *level == sources.at(given.value));
             return if is_level { vec![Meaning { path: level, kind: Kind::Text }] } else { Vec::new() };
         }
         By::Environment => folded(&name[PREFIX.len()..]),
@@ -317,9 +329,8 @@ fn strongest<'g>(mut meant: Vec<(Meaning, &'g Given)>, sources: &Sources, sink: 
 
 /// Of variables that seem to be meant for us; other tools set variables as well.
 fn warn_of_unknown(unknown: &[&Given], sources: &Sources, sink: &Sink, root: &DeValue<'_>) {
-    let suspects = unknown.iter().filter(|given| given.by == By::Environment);
     let mut candidates = Vec::new();
-    for given in suspects.take(MOST_UNKNOWN) {
+    for given in unknown.iter().filter(|given| given.by == By::Environment).take(MOST_UNKNOWN) {
         let rest = folded(&sources.at(given.name)[PREFIX.len()..]);
         if TAKEN.contains(&rest.as_str()) || is_service_link(&rest) {
             continue;
@@ -425,7 +436,7 @@ impl Obstacle {
             Obstacle::Faulty => {}
             Obstacle::Gap(count) => {
                 let message = format!("`{name}` leaves a gap: the next one is number {count}");
-                place.error(message, "count from 0, and leave none out");
+                place.missing(message, "count from 0, and leave none out");
             }
             Obstacle::SwitchedOff(span) => {
                 let beside = Place::given(sink, *span, String::new());
@@ -436,12 +447,20 @@ impl Obstacle {
     }
 }
 
-/// Puts `value` at the end of `path`, and makes what is missing on the way; `name` is where that was written,
-/// which is behind `file_end` as everything that is laid over.
+/// What is laid over.
+#[derive(Debug, Clone, Copy)]
+struct Laid {
+    /// Where its name was written: behind `file_end`, as everything that is laid over.
+    name: Span,
+    kind: Kind,
+    file_end: usize,
+}
+
+/// Puts `value` at the end of `path`, and makes what is missing on the way.
 fn insert<'s>(
     node: &mut Spanned<DeValue<'s>>,
     path: &[Step],
-    (name, file_end): (Span, usize),
+    laid: Laid,
     value: Spanned<DeValue<'s>>,
 ) -> Result<(), Obstacle> {
     let Some((step, rest)) = path.split_first() else {
@@ -449,10 +468,11 @@ fn insert<'s>(
         return Ok(());
     };
     let span = Span::from(node.span());
-    if node.get_ref().is_bool() {
-        if span.start > file_end {
-            return Err(Obstacle::SwitchedOff(span));
-        }
+    if span.start > laid.file_end && !matches!(node.get_ref(), DeValue::Table(_) | DeValue::Array(_)) {
+        return Err(Obstacle::SwitchedOff(span));
+    }
+    let name = laid.name;
+    if laid.kind == Kind::Part && node.get_ref().is_bool() {
         *node = nothing(Some(step), name);
     }
     match (step, node.get_mut()) {
@@ -460,9 +480,7 @@ fn insert<'s>(
             if !table.contains_key(key.as_str()) {
                 table.insert(Spanned::new(name.start..name.end, key.clone().into()), nothing(rest.first(), name));
             }
-            table
-                .get_mut(key.as_str())
-                .map_or(Err(Obstacle::Faulty), |child| insert(child, rest, (name, file_end), value))
+            table.get_mut(key.as_str()).map_or(Err(Obstacle::Faulty), |child| insert(child, rest, laid, value))
         }
         (Step::Index(index), DeValue::Array(items)) => {
             if *index > items.len() {
@@ -471,7 +489,7 @@ fn insert<'s>(
             if *index == items.len() {
                 items.push(nothing(rest.first(), name));
             }
-            items.get_mut(*index).map_or(Err(Obstacle::Faulty), |child| insert(child, rest, (name, file_end), value))
+            items.get_mut(*index).map_or(Err(Obstacle::Faulty), |child| insert(child, rest, laid, value))
         }
         _ => Err(Obstacle::Faulty),
     }

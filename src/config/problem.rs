@@ -161,17 +161,13 @@ impl Problems {
         vec![group, self.located(beside, *span, "")]
     }
 
-    /// A variable has a name and no line.
+    /// A variable has neither file nor line: it is shown with its name, which says where it stands.
     fn located<'a>(&'a self, title: Title<'a>, span: Span, label: &'a str) -> Group<'a> {
         let snippet = self.snippet(span, label);
-        match self.sources.giver(span).map(|given| given.by) {
-            None => {
-                let line = self.position(span).line;
-                title.element(snippet.path(self.sources.file.as_str()).line_start(line))
-            }
-            Some(By::Environment) => title.element(Origin::path("environment")).element(snippet.line_numbering(false)),
-            Some(By::Flag) => title.element(Origin::path("flags")).element(snippet.line_numbering(false)),
-        }
+        title.element(match self.sources.giver(span) {
+            None => snippet.path(self.sources.file.as_str()).line_start(self.position(span).line),
+            Some(_) => snippet.line_numbering(false),
+        })
     }
 
     /// Only the line itself is handed on, so that a long file with many problems does not cost their product.

@@ -167,6 +167,9 @@ type Refusal = (&'static str, String);
 
 /// `quoted` writes a text as it has to be written there.
 fn read_endpoint(text: &str, quoted: impl Fn(&str) -> String) -> Result<(Host, u16), Refusal> {
+    if text.is_empty() {
+        return Err(("is empty", "remove it, or write `host:port`".to_owned()));
+    }
     if let Some((_, rest)) = text.split_once("://") {
         let bare = rest.split('/').next().unwrap_or_default();
         return Err(("is a URL, not an endpoint", format!("write `{}`: host and port only", quoted(&clipped(bare)))));
