@@ -503,7 +503,7 @@ fn a_variable_makes_the_table_it_needs() {
         environment(&[("PENSTOCK_LOG_LEVEL", "warn"), ("PENSTOCK_SERVICES_SHOP_ROLLBACK_LATENCY_ABOVE", "2s")]);
     let settings = effective.unwrap().settings;
     assert_eq!(settings.log.level, LogLevel::Warn);
-    let policy = Policy { latency: settings.services[0].policy.latency.clone(), ..Policy::default() };
+    let policy = Policy { latency: settings.services[0].policy.latency, ..Policy::default() };
     assert_eq!(settings.services[0].policy, policy);
     assert_eq!(policy.latency.unwrap().above, Duration::from_secs(2));
 }
