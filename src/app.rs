@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, Readiness};
-use crate::config::Settings;
+use crate::config::{AccessLog, Settings};
 use crate::control::boot::{Beginning, BootError, boot};
 use crate::control::command::Control;
 pub use crate::control::command::Force;
@@ -108,7 +108,12 @@ impl StartError {
 }
 
 /// Starts everything; returns when requests are served.
-pub fn start(settings: Settings, options: Options) -> Result<App, StartError> {
+pub fn start(settings: Settings) -> Result<App, StartError> {
+    start_with(settings, Options::default())
+}
+
+/// Starts everything, as asked for.
+pub fn start_with(settings: Settings, options: Options) -> Result<App, StartError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
     let listeners = bind(&runtime, &settings.listeners)?;
@@ -117,7 +122,8 @@ pub fn start(settings: Settings, options: Options) -> Result<App, StartError> {
 
     let clock = Clock::start();
     let authorities = authorities(&settings);
-    let Beginning { mut state, store, entries, trouble } = boot(settings.store.as_deref(), settings.services, options.force)?;
+    let Beginning { mut state, store, entries, trouble } =
+        boot(settings.store.as_deref(), settings.services, options.force)?;
     look_up(&runtime, &authorities, &mut state);
     let (publisher, subscriber) = link::snapshots(Snapshot::of(&state, &Snapshot::default()));
     let (batch_sender, batches) = link::batches();
@@ -132,7 +138,7 @@ pub fn start(settings: Settings, options: Options) -> Result<App, StartError> {
     let engine = start_engine(engine, Inlets { batches, commands, resolved, stored })?;
 
     let limits = Limits { request_head: settings.request_head, client_idle: settings.client_idle };
-    let data_plane = proxy::Settings { workers, limits, access_log: settings.log.access };
+    let data_plane = proxy::Settings { workers, limits, access_log: settings.log.access != AccessLog::Off };
     let proxy = proxy::start(listeners, data_plane, clock, &subscriber, batch_sender)?;
     let readiness = Arc::new(Readiness::default());
     readiness.listening();

@@ -103,9 +103,8 @@ impl From<Refused> for Problem {
                 NO_CANARY.because(detail, "name a canary in the configuration file first")
             }
             Refused::InUse(_) => IN_USE.because(detail, "list the version again, or reload with `force_drain`"),
-            Refused::NotKept(_) => {
-                NOT_KEPT.because(detail, "mend the store (space, permissions); nothing has changed; lowering works as ever")
-            }
+            Refused::NotKept(_) => NOT_KEPT
+                .because(detail, "mend the store (space, permissions); nothing has changed; lowering works as ever"),
             Refused::Unavailable => UNAVAILABLE.because(detail, "try again in a moment"),
         }
     }

@@ -286,7 +286,15 @@ mod tests {
     fn entry(change: Change) -> Entry {
         let (actor, service) = (Actor::judge(), ServiceName::new("shop").unwrap());
         let incident = Some(Incident { canary_requests: 9, detection_ms: Some(120), ..Incident::default() });
-        Entry { revision: 7, at: Timestamp::UNIX_EPOCH, actor, event: Event { service, change }, incident, overtakes: vec![], durable: true }
+        Entry {
+            revision: 7,
+            at: Timestamp::UNIX_EPOCH,
+            actor,
+            event: Event { service, change },
+            incident,
+            overtakes: vec![],
+            durable: true,
+        }
     }
 
     #[test]

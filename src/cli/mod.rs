@@ -6,6 +6,7 @@
 mod abort;
 mod check;
 mod client;
+mod config;
 mod demo;
 mod events;
 mod failure;
@@ -28,6 +29,8 @@ use serde::Serialize;
 
 use client::Client;
 pub use failure::{Exit, Failure};
+
+use crate::config::Overrides;
 
 /// A traffic-shifting reverse proxy that measures its canaries and takes bad ones away
 #[derive(Debug, Parser)]
@@ -53,6 +56,7 @@ Exit codes: 0 done or promoted, 1 error, 2 usage, 3 rolled back or aborted (whil
 enum Verb {
     Serve(serve::Serve),
     Check(check::Check),
+    Config(config::Config),
     Demo(demo::Demo),
     Status(status::Status),
     Weights(weights::Weights),
@@ -71,6 +75,7 @@ pub fn run(arguments: Arguments, to: &mut dyn Write, terminal: bool) -> Result<(
     match verb {
         Verb::Serve(serve) => serve.run(),
         Verb::Check(check) => check.run(output),
+        Verb::Config(config) => config.run(output),
         Verb::Demo(demo) => demo.run(output),
         Verb::Status(status) => remote(status.run(&client, output)),
         Verb::Weights(weights) => remote(weights.run(&client, output)),
@@ -85,6 +90,11 @@ pub fn run(arguments: Arguments, to: &mut dyn Write, terminal: bool) -> Result<(
 /// One thread is plenty for talking to one proxy.
 fn remote(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(verb)
+}
+
+/// The only place where the environment is read for the configuration.
+fn environment() -> Overrides {
+    Overrides::environment(std::env::vars_os())
 }
 
 /// Where a verb prints to, and how.

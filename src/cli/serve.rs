@@ -6,7 +6,7 @@ use anstream::AutoStream;
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, environment};
 use crate::app::{self, App, Force, Options};
 use crate::config::{self, Colour, LogFormat, LogSettings, Problems, Settings};
 
@@ -16,8 +16,8 @@ pub struct Serve {
     /// The configuration
     file: PathBuf,
 
-    /// Worker threads; beats the file [default: one per core]
-    #[arg(long, env = "PENSTOCK_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    /// Worker threads; beats PENSTOCK_WORKERS and the file [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     workers: Option<u16>,
 
     /// Start even if the file leaves out versions that have traffic
@@ -31,21 +31,19 @@ pub struct Serve {
 
 impl Serve {
     pub fn run(self) -> Result<(), Failure> {
-        let mut settings = config::read(&self.file).map_err(|problems| refuse(&problems))?;
+        let overrides = environment().flag("--workers", self.workers);
+        let settings = config::read_with(&self.file, &overrides).map_err(|problems| refuse(&problems))?;
         if !settings.warnings.is_empty() {
             anstream::eprintln!("{}", settings.warnings.render(Colour::Ansi));
         }
-        if let Some(workers) = self.workers {
-            settings.workers = Some(workers.into());
-        }
-        start_log(settings.log, self.log.as_deref())?;
+        start_log(&settings.log, self.log.as_deref())?;
         let force = if self.force_drain { Force::Drain } else { Force::No };
         Ok(start(settings, Options { force })?.run()?)
     }
 }
 
 pub(super) fn start(settings: Settings, options: Options) -> Result<App, Failure> {
-    app::start(settings, options).map_err(|error| Failure::new(Exit::Error, error.to_string()).help(error.help()))
+    app::start_with(settings, options).map_err(|error| Failure::new(Exit::Error, error.to_string()).help(error.help()))
 }
 
 /// Nothing is bound before the file is right.
@@ -54,7 +52,7 @@ pub(super) fn refuse(problems: &Problems) -> Failure {
 }
 
 /// Logs go to standard error: standard output is for what a verb was asked for.
-fn start_log(settings: LogSettings, directives: Option<&str>) -> Result<(), Failure> {
+fn start_log(settings: &LogSettings, directives: Option<&str>) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(directives.unwrap_or(settings.level.as_str())).map_err(|error| {
         let help = "name a level (off, error, warn, info, debug, trace), or `module=level` pairs with commas between";
         Failure::new(Exit::Usage, format!("the log level is not understood: {error}")).help(help)

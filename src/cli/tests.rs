@@ -166,6 +166,36 @@ fn unknown_names_are_errors() {
     assert_eq!(world.refused("abort shop --reason a\nb").0, Exit::Usage);
 }
 
+/// The file that a test passes to a verb, in a folder of its own.
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("penstock.toml");
+    std::fs::write(&path, text).unwrap();
+    let line = path.display().to_string();
+    (folder, line)
+}
+
+#[test]
+fn what_takes_effect_is_shown_as_a_file_that_is_fine() {
+    let (_tour, tour) = file(include_str!("../../config/penstock.toml"));
+    let shown = penstock(&format!("config show --no-environment --workers 4 {tour}")).unwrap();
+    assert!(shown.starts_with("workers = 4\n"), "{shown}");
+    let (_again, again) = file(&shown);
+    assert!(penstock(&format!("check --no-environment {again}")).unwrap().ends_with("is fine\n"));
+    let told = penstock(&format!("config show --origin --no-environment --workers 4 {tour}")).unwrap();
+    assert!(told.lines().next().unwrap().ends_with("# flag --workers"), "{told}");
+    let json = penstock(&format!("config show --json --origin --no-environment {tour}")).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["settings"]["services"]["shop"]["weight"], "10%");
+    assert_eq!(json["origins"]["services.shop.weight"]["from"], "file");
+}
+
+#[test]
+fn what_is_refused_has_no_effect_to_show() {
+    let (_folder, empty) = file("");
+    assert_eq!(penstock(&format!("config show --no-environment {empty}")).unwrap_err().exit, Exit::Error);
+}
+
 #[test]
 fn nobody_there_is_its_own_exit_code() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -1,13 +1,14 @@
 //! The file as a whole: its general tables, and what must agree between places.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::file::{At, Field, Place, Table};
 use super::problem::{Problems, clipped};
 use super::service::{Draft, role};
 use super::value::{self, Bounds, Endpoint, first_twin};
-use super::{LogFormat, LogLevel, LogSettings, Settings};
+use super::{AccessLog, LogFormat, LogLevel, LogSettings, Settings};
 use crate::domain::route::Route;
 use crate::domain::service::Definition;
 use crate::domain::split::Role;
@@ -21,6 +22,8 @@ pub(super) fn settings(mut root: Table<'_>) -> Option<Settings> {
     let (request_head, client_idle) = client_timeouts(root.get("timeouts"));
     let (linger, drain) = shutdown(root.get("shutdown"));
     let log = root.get("log").map(log).unwrap_or_default();
+    let store = root.get("store").and_then(store);
+    let poll = root.get("reload").and_then(reload);
     let services = root.get("services").map(services);
     root.finish();
 
@@ -30,13 +33,13 @@ pub(super) fn settings(mut root: Table<'_>) -> Option<Settings> {
     // A faulty admin address has been reported; the default must not cause complaints of its own then.
     let admin = admin.map(|written| written.unwrap_or(default));
     check_sockets(&listeners, admin.as_ref());
+    check_paths(store.as_ref(), log.access_path.as_ref());
     check_loops(&listeners, admin.as_ref(), &services);
     check_routes(&services);
     services.iter().for_each(check_service);
 
     let services: Option<Vec<Definition>> = services.into_iter().map(Draft::build).collect();
     Some(Settings {
-        store: None,
         workers,
         listeners: listeners.into_iter().map(|listener| listener.value).collect(),
         admin: admin?.value,
@@ -44,7 +47,9 @@ pub(super) fn settings(mut root: Table<'_>) -> Option<Settings> {
         client_idle,
         linger,
         drain,
-        log,
+        log: log.settings,
+        store: store.map(|store| store.value),
+        poll,
         services: services?,
         warnings: Problems::new("", "", Vec::new()),
     })
@@ -66,8 +71,7 @@ fn workers(field: &Field<'_>) -> Option<usize> {
     let number = field.integer("4")?;
     let workers = usize::try_from(number).ok().filter(|workers| (1..=MOST_WORKERS).contains(workers));
     if workers.is_none() {
-        let help =
-            format!("choose from 1 to {MOST_WORKERS}, or remove the line for one per core: a worker is a thread");
+        let help = format!("choose from 1 to {MOST_WORKERS}, or leave it out for one per core: a worker is a thread");
         field.place.error(format!("`{number}` is not between 1 and {MOST_WORKERS}"), help);
     }
     workers
@@ -101,10 +105,11 @@ fn admin(field: Field<'_>) -> Option<At<'_, SocketAddr>> {
         return Some(address);
     }
     let message = format!("the admin address `{}` is not a loopback address", address.value);
+    let loopback = SocketAddr::new(DEFAULT_ADMIN.ip(), address.value.port()).to_string();
     let help = format!(
-        "write `address = \"127.0.0.1:{}\"`: the API has no authentication yet, and whoever reaches it moves the traffic; \
+        "write `{}`: the API has no authentication yet, and whoever reaches it moves the traffic; \
          from elsewhere, use an SSH tunnel",
-        address.value.port()
+        written.assigned(&written.quoted(&loopback))
     );
     address.place.error(message, help);
     None
@@ -131,20 +136,60 @@ fn duration_in(table: Option<&mut Table<'_>>, key: &'static str, bounds: &Bounds
     field.and_then(|field| value::duration(&field, bounds)).unwrap_or(default)
 }
 
-fn log(field: Field<'_>) -> LogSettings {
-    let mut log = LogSettings::default();
+/// `[log]`, and where the access log's path was written.
+#[derive(Debug, Default)]
+struct DraftLog<'a> {
+    settings: LogSettings,
+    access_path: Option<At<'a, PathBuf>>,
+}
+
+fn log(field: Field<'_>) -> DraftLog<'_> {
+    let mut log = DraftLog::default();
     let Some(mut table) = field.section() else { return log };
     if let Some(level) = table.get("level").and_then(|field| value::word(&field, &LEVELS)) {
-        log.level = level;
+        log.settings.level = level;
     }
     if let Some(format) = table.get("format").and_then(|field| value::word(&field, &FORMATS)) {
-        log.format = format;
+        log.settings.format = format;
     }
-    if let Some(access) = table.get("access").and_then(|field| field.boolean()) {
-        log.access = access;
+    if let Some(field) = table.get("access") {
+        (log.settings.access, log.access_path) = access(&field);
     }
     table.finish();
     log
+}
+
+fn access<'a>(field: &Field<'a>) -> (AccessLog, Option<At<'a, PathBuf>>) {
+    if let Some((word, switch)) = SWITCHES.iter().find(|(word, _)| field.is_text_of(word)) {
+        let help = format!("write `{}`; a file of that name is `./{word}`", field.assigned(switch));
+        field.place.error(format!("`{word}` is not `true` or `false`, and an unlikely path"), help);
+        return (AccessLog::Off, None);
+    }
+    if field.is_text() {
+        let path = value::path(field, "access.log");
+        return (path.as_ref().map_or(AccessLog::Off, |path| AccessLog::File(path.value.clone())), path);
+    }
+    if !field.is_boolean() {
+        let help = format!("write `{}`, `true`, or `false`", field.assigned(&field.quoted("access.log")));
+        field.place.error(format!("expected `true`, `false` or a file's path, found {}", field.found()), help);
+    }
+    let on = field.is_boolean() && field.boolean() == Some(true);
+    (if on { AccessLog::Log } else { AccessLog::Off }, None)
+}
+
+fn store(field: Field<'_>) -> Option<At<'_, PathBuf>> {
+    let mut table = field.section()?;
+    let path = table.required("path", "path = \"data\"").and_then(|field| value::path(&field, "data"));
+    table.finish();
+    path
+}
+
+fn reload(field: Field<'_>) -> Option<Duration> {
+    let mut table = field.section()?;
+    let poll = table.get("poll").filter(|field| !field.is_text_of("off"));
+    let poll = poll.and_then(|field| value::duration(&field, &POLL));
+    table.finish();
+    poll
 }
 
 fn services(field: Field<'_>) -> Vec<Draft<'_>> {
@@ -154,6 +199,16 @@ fn services(field: Field<'_>) -> Vec<Draft<'_>> {
         table.place.missing("no services", "write `[services.shop]`, with `routes`, `stable` and versions");
     }
     named.into_iter().filter_map(|(key, field)| Draft::read(&key, field)).collect()
+}
+
+/// The access log would end in the middle of the journal.
+fn check_paths(store: Option<&At<'_, PathBuf>>, access: Option<&At<'_, PathBuf>>) {
+    if let (Some(store), Some(access)) = (store, access)
+        && store.value == access.value
+    {
+        let message = format!("`{}` is the store's folder already", clipped(&access.value.to_string_lossy()));
+        access.place.error_beside(&store.place, "the store", message, "give the access log a file of its own");
+    }
 }
 
 /// No two sockets of ours may want the same connections.
@@ -342,7 +397,27 @@ const DRAIN: Bounds = Bounds {
     why: "what takes longer than an hour would keep a deployment waiting for it",
 };
 
-const LEVELS: [(&str, LogLevel); 6] = [
+const POLL: Bounds = Bounds {
+    least: Duration::from_millis(100),
+    most: Duration::from_hours(1),
+    why: "a shorter one reads the file all the time, a longer one makes a change a matter of luck; `off` never looks",
+};
+
+/// Texts that are meant as a switch, and which way.
+const SWITCHES: [(&str, &str); 10] = [
+    ("true", "true"),
+    ("on", "true"),
+    ("yes", "true"),
+    ("1", "true"),
+    ("stderr", "true"),
+    ("false", "false"),
+    ("off", "false"),
+    ("no", "false"),
+    ("0", "false"),
+    ("none", "false"),
+];
+
+pub(super) const LEVELS: [(&str, LogLevel); 6] = [
     ("info", LogLevel::Info),
     ("off", LogLevel::Off),
     ("error", LogLevel::Error),

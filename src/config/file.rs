@@ -4,25 +4,30 @@
 //! stood, and a person who edits a file wants to hear everything at once.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problem, Severity, Span, clipped};
+use super::source::Sources;
 
 /// Where problems are collected while a file is walked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sink {
+    sources: Arc<Sources>,
     problems: RefCell<Vec<Problem>>,
     /// Stretches of the file that could not be read as TOML: what seems to be wrong there may not be.
     lost: Vec<Span>,
 }
 
 impl Sink {
-    /// Begins with what the TOML parser had to say.
-    pub fn new(syntax: Vec<Problem>, lost: Vec<Span>) -> Sink {
-        Sink { problems: RefCell::new(syntax), lost }
+    /// Begins with what the TOML parser had to say. What overrides the file stands behind it, and is never lost.
+    pub fn new(sources: Arc<Sources>, syntax: Vec<Problem>, mut lost: Vec<Span>) -> Sink {
+        let end = sources.file_text().len();
+        lost.iter_mut().for_each(|lost| lost.end = lost.end.min(end));
+        Sink { sources, problems: RefCell::new(syntax), lost }
     }
 
     fn add(&self, problem: Problem) {
@@ -89,13 +94,21 @@ impl<'a> Place<'a> {
     }
 
     fn below(&self, key: &str, span: Span) -> Place<'a> {
-        let segment = quoted_key(key);
-        let path = if self.path.is_empty() { segment } else { format!("{}.{segment}", self.path) };
-        Place { sink: self.sink, path, key: key.to_owned(), span: Some(span) }
+        Place { sink: self.sink, path: path_below(&self.path, key), key: key.to_owned(), span: Some(span) }
     }
 
     fn item(&self, index: usize, span: Span) -> Place<'a> {
         Place { path: format!("{}[{index}]", self.path), span: Some(span), ..self.clone() }
+    }
+
+    /// A place in what overrides the file.
+    pub fn given(sink: &'a Sink, span: Span, path: String) -> Place<'a> {
+        Place { sink, path, key: String::new(), span: Some(span) }
+    }
+
+    /// The variable or flag that was written; `None`: it is the file.
+    pub fn variable(&self) -> Option<&'a str> {
+        self.sink.sources.name(self.span?)
     }
 }
 
@@ -166,7 +179,7 @@ impl<'a> Field<'a> {
             DeValue::Float(number) => meaning.spelled(number.as_str()),
             _ => meaning.example().to_owned(),
         };
-        self.place.error(message, format!("write `{}`", self.assigned(&format!("\"{text}\""))));
+        self.place.error(message, format!("write `{}`", self.assigned(&self.quoted(&text))));
         None
     }
 
@@ -183,12 +196,21 @@ impl<'a> Field<'a> {
         matches!(self.value, DeValue::Boolean(_))
     }
 
+    pub fn is_text(&self) -> bool {
+        matches!(self.value, DeValue::String(_))
+    }
+
+    pub fn is_text_of(&self, word: &str) -> bool {
+        matches!(self.value, DeValue::String(text) if text == word)
+    }
+
     /// What is beyond `i64` becomes its largest: no range of ours reaches that far.
     pub fn integer(&self, example: &str) -> Option<i64> {
         if let DeValue::Integer(number) = self.value {
             return Some(i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX));
         }
-        let message = format!("expected an integer without quotes, found {}", self.found());
+        let form = if self.place.variable().is_some() { "" } else { " without quotes" };
+        let message = format!("expected an integer{form}, found {}", self.found());
         self.place.error(message, format!("write `{}`", self.assigned(example)));
         None
     }
@@ -199,7 +221,15 @@ impl<'a> Field<'a> {
             let named = Place { span: Some(self.key), ..self.place };
             return Some(Table::new(named, entries));
         }
-        self.place.error(format!("expected a table, found {}", self.found()), format!("write `{example}`"));
+        match self.place.variable() {
+            Some(variable) => {
+                let help = format!("set `{variable}=false` to switch it off, or its parts, such as `{variable}_ABOVE`");
+                self.place.error(format!("expected `false`, found {}", self.found()), help);
+            }
+            None => {
+                self.place.error(format!("expected a table, found {}", self.found()), format!("write `{example}`"));
+            }
+        }
         None
     }
 
@@ -231,12 +261,21 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// `key = value`, or the value alone inside an array.
+    /// `key = value` or `VARIABLE=value`, or the value alone inside an array.
     pub fn assigned(&self, value: &str) -> String {
-        if self.place.path.ends_with(']') { value.to_owned() } else { format!("{} = {value}", self.place.key) }
+        match self.place.variable() {
+            _ if self.place.path.ends_with(']') => value.to_owned(),
+            Some(variable) => format!("{variable}={value}"),
+            None => format!("{} = {value}", self.place.key),
+        }
     }
 
-    fn found(&self) -> String {
+    /// A text as it has to be written here.
+    pub fn quoted(&self, text: &str) -> String {
+        if self.place.variable().is_some() { text.to_owned() } else { format!("\"{text}\"") }
+    }
+
+    pub fn found(&self) -> String {
         match self.value {
             DeValue::String(text) => format!("the text `{}`", clipped(text)),
             DeValue::Integer(number) => format!("the number `{}`", clipped(&number.to_string())),
@@ -357,6 +396,11 @@ pub(super) fn closest<'k>(text: &str, candidates: &[&'k str]) -> Option<&'k str>
     candidates.iter().filter(|candidate| near(candidate)).min_by_key(|candidate| distance(candidate)).copied()
 }
 
+/// The path of what `key` names below `path`.
+pub(super) fn path_below(path: &str, key: &str) -> String {
+    if path.is_empty() { quoted_key(key) } else { format!("{path}.{}", quoted_key(key)) }
+}
+
 /// As TOML wants a key: bare where that is enough.
 fn quoted_key(key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
@@ -379,6 +423,10 @@ const HOMES: &[(&str, &str)] = &[
     ("level", "in `[log]`"),
     ("format", "in `[log]`"),
     ("access", "in `[log]`"),
+    ("store", "at the top: `[store]`"),
+    ("reload", "at the top: `[reload]`"),
+    ("path", "in `[store]`"),
+    ("poll", "in `[reload]`"),
     ("routes", "in `[services.NAME]`"),
     ("stable", "in `[services.NAME]`"),
     ("canary", "in `[services.NAME]`"),

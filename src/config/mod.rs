@@ -1,8 +1,8 @@
-//! The file: from TOML to domain values that cannot be wrong, with every problem reported at once.
+//! The file, and what overrides it: from TOML to domain values that cannot be wrong, with every problem reported at once.
 //!
 //! ```text
-//! text --toml--> spanned document --file, value, service--> drafts --check--> Settings
-//!   '---syntax----------'--------------------------------------'-------'-----> Problems
+//! text --toml--> spanned document --overrides--> the same --file, value, service--> drafts --check--> Settings
+//!   '---syntax----------'--------------'-------------------------------------------'-------'-----> Problems
 //! ```
 //!
 //! Nothing after this layer can meet an invalid value: [`read`] gives [`Settings`], or all there is to say against the
@@ -10,25 +10,36 @@
 //! [`Definition`] is built only when nobody complained. In a file that is not TOML all the way, complaints about what
 //! is *absent* are held back: it may stand in the part that was lost.
 //!
-//! Left to others: looking names up, binding (`app`), and the environment (`cli`: `PENSTOCK_WORKERS`, `PENSTOCK_LOG`).
+//! A flag beats a variable, a variable the file, the file the default. [`Overrides`] bring the first two as data; all that
+//! was read is one text ([`source`]), so every value and every problem knows where it comes from.
+//!
+//! Left to others: looking names up, binding (`app`), and reading the environment (`cli`).
 
 mod check;
 mod file;
+mod overrides;
 mod problem;
 mod service;
+mod show;
+mod source;
 mod syntax;
 mod value;
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
 
 use self::file::{Place, Sink, Table};
+pub use self::overrides::Overrides;
 pub use self::problem::{Colour, Position, Problem, Problems, Severity, Span};
+pub use self::show::{Effective, Origins};
+pub use self::source::Origin;
+use self::source::Sources;
 use crate::domain::service::Definition;
 
 /// A whole file, checked.
@@ -48,21 +59,34 @@ pub struct Settings {
     pub linger: Duration,
     /// To let requests in flight come to their end, after that.
     pub drain: Duration,
-    /// Where what was decided is kept; `None`: nowhere.
-    pub store: Option<std::path::PathBuf>,
     pub log: LogSettings,
+    /// The folder that keeps what was decided; `None`: nothing is kept. Relative to the working directory.
+    pub store: Option<PathBuf>,
+    /// How often the file's content is looked at for changes; `None`: it is not.
+    pub poll: Option<Duration>,
     /// At least one, in the order of the file.
     pub services: Vec<Definition>,
     /// What looks like a mistake, yet harms nobody.
     pub warnings: Problems,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogSettings {
     pub level: LogLevel,
     pub format: LogFormat,
-    /// Whether every request gets a line.
-    pub access: bool,
+    pub access: AccessLog,
+}
+
+/// Where the line goes that every request gets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AccessLog {
+    /// There is none.
+    #[default]
+    Off,
+    /// Among the other lines.
+    Log,
+    /// To a file of its own, as JSON, relative to the working directory.
+    File(PathBuf),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,29 +122,49 @@ pub enum LogFormat {
     Json,
 }
 
-/// Reads and checks a file. On `Err`, at least one of the problems is an error; warnings stand among them.
+/// Reads and checks a file, and nothing else. On `Err`, at least one of the problems is an error; warnings stand among
+/// them.
 pub fn read(path: &Path) -> Result<Settings, Problems> {
+    read_with(path, &Overrides::none())
+}
+
+/// As [`read`], with what beats the file. A reload reads with the same overrides.
+pub fn read_with(path: &Path, overrides: &Overrides) -> Result<Settings, Problems> {
+    effective(path, overrides).map(|effective| effective.settings)
+}
+
+/// As [`read_with`], with where everything comes from.
+pub fn effective(path: &Path, overrides: &Overrides) -> Result<Effective, Problems> {
     let name = path.display().to_string();
     let text = text_of(path).map_err(|refusal| Problems::new(&name, "", vec![unreadable(&refusal)]))?;
-    parse(&name, &text)
+    parse_with(&name, &text, overrides)
 }
 
 /// Everything there is to say about a file, for `penstock check`; [`Problems::has_errors`] decides its exit code.
 #[must_use]
-pub fn check(path: &Path) -> Problems {
-    read(path).map_or_else(|problems| problems, |settings| settings.warnings)
+pub fn check(path: &Path, overrides: &Overrides) -> Problems {
+    read_with(path, overrides).map_or_else(|problems| problems, |settings| settings.warnings)
 }
 
 /// Checks a text; `name` is what problems call it.
 pub fn parse(name: &str, text: &str) -> Result<Settings, Problems> {
-    let (document, syntax) = DeTable::parse_recoverable(text);
+    parse_with(name, text, &Overrides::none()).map(|effective| effective.settings)
+}
+
+/// As [`parse`], with what beats the text.
+pub fn parse_with(name: &str, text: &str, overrides: &Overrides) -> Result<Effective, Problems> {
+    let sources = Arc::new(Sources::new(name, text, overrides.iter()));
+    let (document, syntax) = DeTable::parse_recoverable(sources.file_text());
     let (syntax, lost) = syntax::problems(text, &syntax);
-    let sink = Sink::new(syntax, lost);
-    let read = check::settings(Table::new(Place::whole_file(&sink), document.get_ref()));
-    let failed = sink.has_errors();
-    let problems = Problems::new(name, text, sink.into_problems());
+    let sink = Sink::new(sources.clone(), syntax, lost);
+    let document = overrides::lay_over(document.into_inner(), &sources, &sink);
+    let read = check::settings(Table::new(Place::whole_file(&sink), &document));
+    let (written, failed) = (overrides::written(&document), sink.has_errors());
+    let problems = Problems::among(sources.clone(), sink.into_problems());
     match read {
-        Some(settings) if !failed => Ok(Settings { warnings: problems, ..settings }),
+        Some(settings) if !failed => {
+            Ok(Effective::new(Settings { warnings: problems, ..settings }, sources.clone(), written))
+        }
         _ => Err(problems),
     }
 }

@@ -1,13 +1,16 @@
-//! What is wrong with a file: said as a compiler says it, or as JSON for scripts.
+//! What is wrong with a file and what overrides it: said as a compiler says it, or as JSON for scripts.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, Title, normalize_untrusted_str};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-/// A stretch of the file, in bytes. `toml` speaks in ranges, which cannot be copied.
+use super::source::{By, Sources};
+
+/// A stretch of the file, in bytes, or of what overrides it, behind the file. `toml` speaks in ranges, which cannot be copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     pub start: usize,
@@ -43,11 +46,10 @@ pub struct Problem {
     pub beside: Option<(Span, String)>,
 }
 
-/// Everything that is wrong with one file, in the order of the file.
+/// Everything that is wrong with one file, in the order of the file, and then with what overrides it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
-    file: String,
-    source: String,
+    sources: Arc<Sources>,
     list: Vec<Problem>,
 }
 
@@ -68,9 +70,14 @@ pub enum Colour {
 impl Problems {
     /// Sorts `list` by position; what concerns the whole file comes last, after what may have caused it.
     #[must_use]
-    pub fn new(file: &str, source: &str, mut list: Vec<Problem>) -> Problems {
+    pub fn new(file: &str, source: &str, list: Vec<Problem>) -> Problems {
+        Problems::among(Arc::new(Sources::new(file, source, [])), list)
+    }
+
+    /// As [`Problems::new`], with overrides.
+    pub(super) fn among(sources: Arc<Sources>, mut list: Vec<Problem>) -> Problems {
         list.sort_by_key(|problem| problem.span.map_or((usize::MAX, 0), |span| (span.start, span.end)));
-        Problems { file: file.to_owned(), source: source.to_owned(), list }
+        Problems { sources, list }
     }
 
     #[must_use]
@@ -120,7 +127,21 @@ impl Problems {
         };
         let parts = [counted(Severity::Error, "error"), counted(Severity::Warning, "warning")];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
-        format!("{} in {}", parts.join(" and "), normalize_untrusted_str(&self.file))
+        format!("{} in {}", parts.join(" and "), self.places())
+    }
+
+    /// Such as `penstock.toml and the environment`.
+    fn places(&self) -> String {
+        let givers = self.list.iter().map(|problem| problem.span.and_then(|span| self.sources.giver(span)));
+        let mut places: Vec<Option<By>> = givers.map(|giver| giver.map(|given| given.by)).collect();
+        places.sort_unstable();
+        places.dedup();
+        let named = places.into_iter().map(|place| match place {
+            None => normalize_untrusted_str(&self.sources.file),
+            Some(By::Environment) => "the environment".to_owned(),
+            Some(By::Flag) => "the flags".to_owned(),
+        });
+        named.collect::<Vec<String>>().join(" and ")
     }
 
     fn report<'a>(&'a self, problem: &'a Problem) -> Vec<Group<'a>> {
@@ -131,67 +152,52 @@ impl Problems {
         let title = level.primary_title(problem.message.as_str());
         let help = Level::HELP.message(normalize_untrusted_str(&problem.help));
         let group = match problem.span {
-            Some(span) => title.element(self.snippet(span, &problem.path)),
-            None => title.element(Origin::path(self.file.as_str())),
+            Some(span) => self.located(title, span, &problem.path),
+            None => title.element(Origin::path(self.sources.file.as_str())),
         };
         let group = group.element(help);
         let Some((span, what)) = &problem.beside else { return vec![group] };
-        let beside = Level::NOTE.secondary_title(normalize_untrusted_str(what)).element(self.snippet(*span, ""));
-        vec![group, beside]
+        let beside = Level::NOTE.secondary_title(normalize_untrusted_str(what));
+        vec![group, self.located(beside, *span, "")]
+    }
+
+    /// A variable has neither file nor line: it is shown with its name, which says where it stands.
+    fn located<'a>(&'a self, title: Title<'a>, span: Span, label: &'a str) -> Group<'a> {
+        let snippet = self.snippet(span, label);
+        title.element(match self.sources.giver(span) {
+            None => snippet.path(self.sources.file.as_str()).line_start(self.position(span).line),
+            Some(_) => snippet.line_numbering(false),
+        })
     }
 
     /// Only the line itself is handed on, so that a long file with many problems does not cost their product.
     fn snippet<'a>(&'a self, span: Span, label: &'a str) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-        let span = self.within_its_line(span);
-        let (start, end) = self.line_around(span.start);
-        let underlined = AnnotationKind::Primary.span(span.start - start..span.end - start);
+        let span = self.sources.within_its_line(span);
+        let line = self.sources.line_around(span);
+        let underlined = AnnotationKind::Primary.span(span.start - line.start..span.end - line.start);
         let label = (!label.is_empty()).then_some(Cow::Borrowed(label));
-        Snippet::source(&self.source[start..end])
-            .path(self.file.as_str())
-            .line_start(self.position(span).line)
-            .annotation(underlined.label(label))
+        Snippet::source(self.sources.at(line)).annotation(underlined.label(label))
     }
 
-    /// The part of `span` on its first line, cut to character boundaries: a parser's offsets are not trusted with a
-    /// panic.
-    fn within_its_line(&self, span: Span) -> Span {
-        let start = self.source.floor_char_boundary(span.start);
-        let end = self.source.ceil_char_boundary(span.end).max(start);
-        let (_, line_end) = self.line_around(start);
-        Span { start: start.min(line_end), end: end.min(line_end) }
-    }
-
-    /// Without the line's end, be it LF or CR LF.
-    fn line_around(&self, offset: usize) -> (usize, usize) {
-        let start = self.source[..offset].rfind('\n').map_or(0, |newline| newline + 1);
-        let end = self.source[offset..].find('\n').map_or(self.source.len(), |newline| offset + newline);
-        let line = &self.source[start..end];
-        (start, start + line.strip_suffix('\r').unwrap_or(line).len())
-    }
-
-    /// Where `span` begins.
+    /// Where `span` begins in the file.
     #[must_use]
     pub fn position(&self, span: Span) -> Position {
-        let start = self.source.floor_char_boundary(span.start);
-        let (line_start, _) = self.line_around(start);
-        let newlines = self.source[..start].bytes().filter(|b| *b == b'\n').count();
-        Position { line: newlines + 1, column: self.source[line_start..start].chars().count() + 1 }
+        self.sources.position(span)
     }
 
     fn wire<'a>(&'a self, problem: &'a Problem) -> Wire<'a> {
-        let position = problem.span.map(|span| self.position(span));
+        let variable = problem.span.and_then(|span| self.sources.name(span));
+        let position = problem.span.filter(|_| variable.is_none()).map(|span| self.position(span));
         Wire {
             severity: problem.severity,
-            file: &self.file,
+            file: variable.is_none().then_some(self.sources.file.as_str()),
             line: position.map(|at| at.line),
             column: position.map(|at| at.column),
+            variable,
             path: &problem.path,
             message: &problem.message,
             help: &problem.help,
-            text: problem.span.map(|span| {
-                let span = self.within_its_line(span);
-                clipped(&self.source[span.start..span.end])
-            }),
+            text: problem.span.map(|span| clipped(self.sources.at(self.sources.within_its_line(span)))),
         }
     }
 }
@@ -204,13 +210,16 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// A problem as scripts read it; `line` and `column` are absent for the file as a whole.
+/// A problem as scripts read it; `line` and `column` are absent for the file as a whole, and `variable` stands for all
+/// three when an override is meant.
 #[derive(serde::Serialize)]
 struct Wire<'a> {
     severity: Severity,
-    file: &'a str,
+    file: Option<&'a str>,
     line: Option<usize>,
     column: Option<usize>,
+    /// Or flag.
+    variable: Option<&'a str>,
     path: &'a str,
     message: &'a str,
     help: &'a str,
@@ -221,7 +230,7 @@ impl Serialize for Problems {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let problems: Vec<Wire<'_>> = self.list.iter().map(|problem| self.wire(problem)).collect();
         let mut whole = serializer.serialize_struct("Problems", 4)?;
-        whole.serialize_field("file", &self.file)?;
+        whole.serialize_field("file", &self.sources.file)?;
         whole.serialize_field("errors", &self.count(Severity::Error))?;
         whole.serialize_field("warnings", &self.count(Severity::Warning))?;
         whole.serialize_field("problems", &problems)?;
@@ -237,6 +246,5 @@ pub(super) fn clipped(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Characters of the file that a message repeats: an endpoint or a duration fits, a pasted certificate does not drown
-/// the remedy.
+/// Characters of the file that a message repeats: an endpoint or a duration fits, a pasted certificate does not drown the remedy.
 const LONGEST_QUOTE: usize = 80;

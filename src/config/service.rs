@@ -305,7 +305,13 @@ fn rollback(field: Field<'_>) -> Policy {
 fn switched_off(field: &Field<'_>, example: &str) -> bool {
     if field.is_boolean() && field.boolean() == Some(true) {
         let message = "`true` does not say what the limit is";
-        field.place.error(message, format!("write `{example}`, or `false` to switch it off"));
+        let help = match field.place.variable() {
+            Some(variable) => {
+                format!("set its parts, such as `{variable}_ABOVE`, or `{variable}=false` to switch it off")
+            }
+            None => format!("write `{example}`, or `false` to switch it off"),
+        };
+        field.place.error(message, help);
     }
     field.is_boolean()
 }

@@ -51,7 +51,7 @@ fn every_file_we_ship_is_without_problems() {
     let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
     assert!(files.len() >= 2, "{files:?}");
     for file in files {
-        assert_eq!(check(&file).to_string(), "");
+        assert_eq!(check(&file, &Overrides::none()).to_string(), "");
     }
 }
 
@@ -88,9 +88,10 @@ fn what_the_file_leaves_out_has_a_default() {
 #[test]
 fn the_tour_shows_the_defaults() {
     let (tour, short) = (parse("tour", TOUR).unwrap(), parse("short", &with("", "", "")).unwrap());
-    assert_eq!((tour.admin, tour.workers, tour.log), (short.admin, short.workers, short.log));
+    assert_eq!((tour.admin, tour.workers, &tour.log), (short.admin, short.workers, &short.log));
     assert_eq!((tour.request_head, tour.client_idle), (short.request_head, short.client_idle));
     assert_eq!((tour.linger, tour.drain), (short.linger, short.drain));
+    assert_eq!((&tour.store, tour.poll), (&short.store, short.poll));
     let (shop, plain) = (&tour.services[0], &short.services[0]);
     assert_eq!(shop.policy.error_rate, plain.policy.error_rate);
     assert_eq!((shop.policy.mode, shop.timeouts), (plain.policy.mode, plain.timeouts));
@@ -114,6 +115,30 @@ fn a_limit_can_be_switched_off() {
     let service = "rollback = { error_rate = false, latency = false, mode = \"observe\" }";
     let policy = &parse("off.toml", &with("", service, "")).unwrap().services[0].policy;
     assert_eq!(*policy, Policy { mode: Mode::Observe, error_rate: None, latency: None });
+}
+
+#[test]
+fn a_store_a_look_at_the_file_and_an_access_log_can_be_asked_for() {
+    let top = "store.path = \"data\"\nreload.poll = \"2s\"\nlog.access = \"logs/access.log\"";
+    let settings = parse("x", &with(top, "", "")).unwrap();
+    assert_eq!((settings.store, settings.poll), (Some("data".into()), Some(Duration::from_secs(2))));
+    assert_eq!(settings.log.access, AccessLog::File("logs/access.log".into()));
+    let settings = parse("x", &with("reload.poll = \"off\"\nlog.access = true", "", "")).unwrap();
+    assert_eq!((settings.store, settings.poll, settings.log.access), (None, None, AccessLog::Log));
+}
+
+#[test]
+fn paths_and_polls_in_every_bad_form() {
+    let tops = [
+        "store.path = \"\"\nlog.access = \"\"",
+        "store = {}\nlog.access = 1",
+        "store.path = \"data\"\nlog.access = \"data\"",
+        "store.path = \"a\\u0000b\"\nreload.poll = \"1ms\"",
+        "store.path = true\nreload.poll = false",
+        "poll = \"2s\"\nreload.pol = \"never\"\nstore.path = \"data\"",
+        "reload.poll = \"never\"",
+    ];
+    assert_snapshot!(tops.map(|top| refused(&with(top, "", ""))).join("\n\n"));
 }
 
 #[test]
@@ -364,6 +389,349 @@ fn colours_are_only_for_terminals() {
     assert!(!problems.render(Colour::Plain).contains('\u{1b}'));
 }
 
+/// The file of `with("", "", "")` with a canary, and variables.
+fn environment(pairs: &[(&str, &str)]) -> Result<Effective, Problems> {
+    let service = "canary = \"v2\"\npins = [{ header = \"x-canary\", version = \"canary\" }]";
+    parse_with("shop.toml", &with("workers = 2", service, V2), &Overrides::environment(pairs.iter().copied()))
+}
+
+fn refused_environment(pairs: &[(&str, &str)]) -> String {
+    environment(pairs).unwrap_err().to_string()
+}
+
+#[test]
+fn a_flag_beats_the_environment_and_that_beats_the_file() {
+    let file = with("workers = 2", "", "");
+    let workers = |overrides: Overrides| parse_with("x", &file, &overrides).unwrap().settings.workers;
+    let variable = || Overrides::environment([("PENSTOCK_WORKERS", "3")]);
+    assert_eq!(workers(Overrides::none()), Some(2));
+    assert_eq!(workers(variable()), Some(3));
+    assert_eq!(workers(variable().flag("--workers", Some(4))), Some(4));
+    assert_eq!(workers(variable().flag("--workers", None::<u16>)), Some(3));
+    assert_eq!(workers(Overrides::environment([("PENSTOCK_WORKERS", ""), ("OTHER_WORKERS", "9")])), Some(2));
+}
+
+/// Each with a value other than the default.
+const VARIABLES: [(&str, &str); 33] = [
+    ("PENSTOCK_WORKERS", "7"),
+    ("PENSTOCK_LISTENERS_0_ADDRESS", "127.0.0.1:7001"),
+    ("PENSTOCK_LISTENERS_1_ADDRESS", "127.0.0.1:7002"),
+    ("PENSTOCK_ADMIN_ADDRESS", "127.0.0.1:7003"),
+    ("PENSTOCK_TIMEOUTS_REQUEST_HEAD", "7s"),
+    ("PENSTOCK_TIMEOUTS_CLIENT_IDLE", "8s"),
+    ("PENSTOCK_SHUTDOWN_LINGER", "9s"),
+    ("PENSTOCK_SHUTDOWN_DRAIN", "11s"),
+    ("PENSTOCK_LOG_LEVEL", "debug"),
+    ("PENSTOCK_LOG_FORMAT", "json"),
+    ("PENSTOCK_LOG_ACCESS", "true"),
+    ("PENSTOCK_STORE_PATH", "/var/lib/penstock"),
+    ("PENSTOCK_RELOAD_POLL", "1500ms"),
+    ("PENSTOCK_SERVICES_SHOP_ROUTES_1_HOST", "www.example.com"),
+    ("PENSTOCK_SERVICES_SHOP_ROUTES_1_PATH_PREFIX", "/w"),
+    ("PENSTOCK_SERVICES_SHOP_STABLE", "v2"),
+    ("PENSTOCK_SERVICES_SHOP_CANARY", "v1"),
+    ("PENSTOCK_SERVICES_SHOP_WEIGHT", "2.25%"),
+    ("PENSTOCK_SERVICES_SHOP_PINS_0_HEADER", "x-other"),
+    ("PENSTOCK_SERVICES_SHOP_PINS_0_VALUE", "always"),
+    ("PENSTOCK_SERVICES_SHOP_PINS_0_VERSION", "v2"),
+    ("PENSTOCK_SERVICES_SHOP_PINS_2_COOKIE", "alpha"),
+    ("PENSTOCK_SERVICES_SHOP_PINS_3_QUERY", "look"),
+    ("PENSTOCK_SERVICES_SHOP_VERSIONS_V1_ENDPOINTS", "10.0.0.1:80, shop:81,"),
+    ("PENSTOCK_SERVICES_SHOP_ROLLBACK_ERROR_RATE_ABOVE", "7.5%"),
+    ("PENSTOCK_SERVICES_SHOP_ROLLBACK_ERROR_RATE_WINDOW", "20s"),
+    ("PENSTOCK_SERVICES_SHOP_ROLLBACK_LATENCY_QUANTILE", "99.9%"),
+    ("PENSTOCK_SERVICES_SHOP_ROLLBACK_LATENCY_ABOVE", "1500us"),
+    ("PENSTOCK_SERVICES_SHOP_ROLLBACK_LATENCY_WINDOW", "1m30s"),
+    ("PENSTOCK_SERVICES_SHOP_ROLLBACK_MODE", "observe"),
+    ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_CONNECT", "1s"),
+    ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_RESPONSE_HEAD", "31s"),
+    ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_BODY_IDLE", "32s"),
+];
+
+/// The tour, with what overrides it.
+fn tour(overrides: &Overrides) -> Result<Effective, Problems> {
+    parse_with("penstock.toml", TOUR, overrides)
+}
+
+#[test]
+fn every_value_can_be_set_by_environment() {
+    let effective = tour(&Overrides::environment(VARIABLES)).unwrap();
+    assert_snapshot!(effective.toml(Origins::Hidden));
+    round_trips(&effective);
+    let plain = tour(&Overrides::none()).unwrap();
+    for (variable, value) in VARIABLES {
+        let told = Origin::Environment { variable: variable.to_owned() };
+        assert!(effective.written_by(&told), "{variable}");
+        if !["LATENCY_ABOVE", "STABLE", "CANARY", "VERSIONS"].iter().any(|part| variable.contains(part)) {
+            let one = tour(&Overrides::environment([(variable, value)]));
+            assert_ne!(
+                one.map(|one| Settings { warnings: plain.settings.warnings.clone(), ..one.settings }).as_ref(),
+                Ok(&plain.settings),
+                "{variable}"
+            );
+        }
+    }
+}
+
+/// The shape that names are matched against knows what the file's reader knows: all keys of the tour, and no others.
+#[test]
+fn a_variable_exists_for_every_key_and_no_other() {
+    let effective = tour(&Overrides::none()).unwrap();
+    let text = effective.toml(Origins::Hidden);
+    let document: toml::Table = text.parse().unwrap();
+    let mut paths = Vec::new();
+    leaves(String::new(), &toml::Value::Table(document), &mut paths);
+    for path in paths {
+        let variable = format!("PENSTOCK{}", path.to_ascii_uppercase().replace(['.', '-'], "_"));
+        let said = tour(&Overrides::environment([(&variable, "\u{1}")])).unwrap_err();
+        assert!(said.has_errors() && said.to_string().contains(&variable), "{variable}: {said}");
+    }
+}
+
+fn leaves(path: String, value: &toml::Value, into: &mut Vec<String>) {
+    match value {
+        toml::Value::Table(table) => table.iter().for_each(|(key, value)| leaves(format!("{path}_{key}"), value, into)),
+        toml::Value::Array(items) if items.iter().all(|item| !item.is_str()) => {
+            items.iter().enumerate().for_each(|(index, item)| leaves(format!("{path}_{index}"), item, into));
+        }
+        _ => into.push(path),
+    }
+}
+
+#[test]
+fn a_variable_makes_the_table_it_needs() {
+    let effective =
+        environment(&[("PENSTOCK_LOG_LEVEL", "warn"), ("PENSTOCK_SERVICES_SHOP_ROLLBACK_LATENCY_ABOVE", "2s")]);
+    let settings = effective.unwrap().settings;
+    assert_eq!(settings.log.level, LogLevel::Warn);
+    let policy = Policy { latency: settings.services[0].policy.latency, ..Policy::default() };
+    assert_eq!(settings.services[0].policy, policy);
+    assert_eq!(policy.latency.unwrap().above, Duration::from_secs(2));
+}
+
+#[test]
+fn a_limit_is_switched_off_and_on_by_environment() {
+    let policy = |file: &str, name: &str, value: &str| {
+        let variable = format!("PENSTOCK_SERVICES_SHOP_ROLLBACK_ERROR_RATE{name}");
+        let text = with("", &format!("rollback.error_rate = {file}"), "");
+        parse_with("x", &text, &Overrides::environment([(variable, value)])).unwrap().settings.services[0]
+            .policy
+            .clone()
+    };
+    assert_eq!(policy("{ above = \"1%\" }", "", "false").error_rate, None);
+    assert_eq!(policy("false", "_ABOVE", "1%").error_rate.unwrap().above, 0.01);
+}
+
+#[test]
+fn listeners_are_added_and_changed_by_environment() {
+    let variables = [("PENSTOCK_LISTENERS_1_ADDRESS", "0.0.0.0:82"), ("PENSTOCK_LISTENERS_0_ADDRESS", "0.0.0.0:81")];
+    assert_eq!(
+        environment(&variables).unwrap().settings.listeners,
+        ["0.0.0.0:81", "0.0.0.0:82"].map(|a| a.parse().unwrap())
+    );
+}
+
+#[test]
+fn names_are_found_however_they_are_spelled() {
+    let text =
+        with("", "", "").replace("services.shop", "services.\"Shop.eu-1\"").replace("versions.v1", "versions.\"V1.0\"");
+    let text = text.replace("\"v1\"", "\"V1.0\"");
+    let variables = [
+        ("PENSTOCK_SERVICES_SHOP_EU_1_TIMEOUTS_CONNECT", "9s"),
+        ("PENSTOCK_SERVICES_shop.eu-1_VERSIONS_v1_0_ENDPOINTS", "a:1"),
+    ];
+    let settings = parse_with("x", &text, &Overrides::environment(variables)).unwrap().settings;
+    assert_eq!(settings.services[0].timeouts.connect, Duration::from_secs(9));
+    assert_eq!(&*settings.services[0].versions[0].endpoints[0], "a:1");
+}
+
+#[test]
+fn penstock_log_beats_the_level_when_it_is_one() {
+    let level =
+        |value| environment(&[("PENSTOCK_LOG", value), ("PENSTOCK_LOG_LEVEL", "warn")]).unwrap().settings.log.level;
+    assert_eq!(level("debug"), LogLevel::Debug);
+    assert_eq!(level("penstock::proxy=debug,info"), LogLevel::Warn);
+}
+
+#[test]
+fn invalid_variables_are_refused_like_invalid_lines() {
+    assert_snapshot!(refused_environment(&[
+        ("PENSTOCK_WORKERS", "many"),
+        ("PENSTOCK_LISTENERS_0_ADDRESS", ":80"),
+        ("PENSTOCK_LISTENERS_3_ADDRESS", "0.0.0.0:83"),
+        ("PENSTOCK_ADMIN_ADDRESS", "0.0.0.0:9900"),
+        ("PENSTOCK_LOG_LEVEL", "verbose"),
+        ("PENSTOCK_LOG_ACCESS", "yes"),
+        ("PENSTOCK_RELOAD_POLL", "2"),
+        ("PENSTOCK_SHUTDOWN_DRAIN", "2h"),
+        ("PENSTOCK_STORE_PATH", "a\nb"),
+        ("PENSTOCK_SERVICES_SHOP_WEIGHT", "10"),
+        ("PENSTOCK_SERVICES_SHOP_STABLE", "v9"),
+        ("PENSTOCK_SERVICES_SHOP_ROLLBACK_LATENCY", "true"),
+        ("PENSTOCK_SERVICES_SHOP_ROLLBACK_ERROR_RATE", "5%"),
+        ("PENSTOCK_SERVICES_SHOP_VERSIONS_V1_ENDPOINTS", "10.0.0.1:80,http://x/, ,0.0.0.0:1"),
+    ]));
+}
+
+#[test]
+fn a_variable_and_the_file_can_contradict_each_other() {
+    assert_snapshot!(refused_environment(&[
+        ("PENSTOCK_ADMIN_ADDRESS", "127.0.0.1:8080"),
+        ("PENSTOCK_SERVICES_SHOP_STABLE", "v2"),
+    ]));
+}
+
+#[test]
+fn variables_can_contradict_each_other() {
+    assert_snapshot!(refused_environment(&[
+        ("PENSTOCK_WORKERS", "3"),
+        ("PENSTOCK_workers", "3"),
+        ("PENSTOCK_SERVICES_SHOP_ROLLBACK_ERROR_RATE", "false"),
+        ("PENSTOCK_SERVICES_SHOP_ROLLBACK_ERROR_RATE_ABOVE", "2%"),
+    ]));
+}
+
+#[test]
+fn a_variable_that_could_mean_two_things_is_refused() {
+    let twin = "[services.\"SHOP\"]\nroutes = [{ host = \"b\" }]\nstable = \"v1\"\nversions.v1.endpoints = [\"c:1\"]\n";
+    let text = with("", "", twin);
+    assert!(parse("x", &text).is_ok());
+    let variables = Overrides::environment([("PENSTOCK_SERVICES_SHOP_TIMEOUTS_CONNECT", "1s")]);
+    assert_snapshot!(parse_with("shop.toml", &text, &variables).unwrap_err());
+}
+
+#[test]
+fn a_variable_that_seems_to_be_meant_for_us_is_a_warning() {
+    let said = environment(&[
+        ("PENSTOCK_LOGLEVEL", "hidden"),
+        ("PENSTOCK_LOG_FILE", "hidden"),
+        ("PENSTOCK_SHOP_WEIGHT", "hidden"),
+        ("PENSTOCK_SERVICES_SHOP_WIEGHT", "hidden"),
+        ("PENSTOCK_SERVICES_CHECKOUT_WEIGHT", "hidden"),
+    ]);
+    assert_snapshot!(said.unwrap().settings.warnings);
+}
+
+#[test]
+fn what_other_tools_set_is_left_alone() {
+    let theirs = [
+        ("PENSTOCK_VERSION", "1.2"),
+        ("PENSTOCK_ADMIN", "127.0.0.1:1"),
+        ("PENSTOCK_LOG", "penstock=debug"),
+        ("PENSTOCK_PORT", "tcp://10.0.0.1:80"),
+        ("PENSTOCK_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("PENSTOCK_SERVICE_HOST", "10.0.0.1"),
+        ("PENSTOCK_SERVICE_PORT_HTTP", "80"),
+        ("PENSTOCK_ADMIN_SERVICE_HOST", "10.0.0.1"),
+        ("PENSTOCK_ADMIN_PORT", "tcp://10.0.0.1:9900"),
+        ("PENSTOCK_ADMIN_PORT_9900_TCP_PROTO", "tcp"),
+        ("PENSTOCK_", "x"),
+        ("PENSTOCK", "x"),
+    ];
+    assert_eq!(environment(&theirs).unwrap().settings.warnings.to_string(), "");
+}
+
+#[test]
+fn a_value_that_is_no_text_is_refused_where_it_matters() {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = std::ffi::OsStr::from_bytes(b"data\xff");
+    let said =
+        |name: &str| tour(&Overrides::environment([(name, bytes)])).map(|tour| tour.settings.warnings.is_empty());
+    assert!(said("PENSTOCK_STORE_PATH").unwrap_err().to_string().contains("`PENSTOCK_STORE_PATH` is not UTF-8"));
+    assert_eq!(said("PENSTOCK_SOMETHING_ELSE"), Ok(true));
+}
+
+#[test]
+fn a_fault_in_the_file_is_not_hidden_by_a_variable_below_it() {
+    let text = with("log = false", "", "");
+    let said = parse_with("x", &text, &Overrides::environment([("PENSTOCK_LOG_LEVEL", "warn")])).unwrap_err();
+    assert!(said.to_string().contains("expected a table, found `false`"), "{said}");
+}
+
+#[test]
+fn in_a_file_that_is_broken_variables_are_checked_and_nothing_is_made_up() {
+    let text = with("", "", "").replace("[services.shop]", "[services.shop");
+    let variables = [
+        ("PENSTOCK_WORKERS", "0"),
+        ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_CONNECT", "1s"),
+        ("PENSTOCK_LISTENERS_7_ADDRESS", "a"),
+    ];
+    assert_snapshot!(parse_with("x", &text, &Overrides::environment(variables)).unwrap_err());
+}
+
+#[test]
+fn variables_are_told_to_scripts_by_name() {
+    let problems = environment(&[("PENSTOCK_SERVICES_SHOP_WEIGHT", "10")]).unwrap_err();
+    assert_snapshot!(serde_json::to_string_pretty(&problems).unwrap());
+}
+
+#[test]
+fn every_line_says_where_it_comes_from() {
+    let variables = [("PENSTOCK_SERVICES_SHOP_WEIGHT", "5%"), ("PENSTOCK_SERVICES_SHOP_PINS_0_VALUE", "always")];
+    let service = "canary = \"v2\"\npins = [{ header = \"x-canary\", version = \"canary\" }]";
+    let overrides = Overrides::environment(variables).flag("--workers", Some(4));
+    let effective = parse_with("shop.toml", &with("workers = 2", service, V2), &overrides).unwrap();
+    assert_snapshot!(effective.toml(Origins::Shown));
+    let json = effective.json(Origins::Shown).unwrap();
+    assert_eq!(json["settings"]["services"]["shop"]["weight"], "5%");
+    assert_eq!(json["origins"]["workers"], serde_json::json!({ "from": "flag", "flag": "--workers" }));
+    assert_eq!(json["origins"]["listeners[0].address"]["line"], 3);
+}
+
+#[test]
+fn a_file_s_name_cannot_break_out_of_its_comment() {
+    let effective = parse_with("a\nworkers = 9 #", &with("", "", ""), &Overrides::none()).unwrap();
+    assert_eq!(parse("x", &effective.toml(Origins::Shown)).unwrap().workers, None);
+}
+
+/// What is shown must mean the same when it is read.
+fn round_trips(effective: &Effective) {
+    for origins in [Origins::Hidden, Origins::Shown] {
+        let text = effective.toml(origins);
+        let again =
+            parse_with("shown.toml", &text, &Overrides::none()).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let expected = Settings { warnings: again.settings.warnings.clone(), ..effective.settings.clone() };
+        assert_eq!(again.settings, expected, "{text}");
+        assert_eq!(again.toml(Origins::Hidden), effective.toml(Origins::Hidden));
+    }
+    effective.json(Origins::Shown).unwrap();
+}
+
+/// Good values for every variable.
+fn variable() -> impl Strategy<Value = (String, String)> {
+    let percentage =
+        |points: std::ops::Range<u32>| points.prop_map(|points| format!("{}.{:02}%", points / 100, points % 100));
+    let duration = |least: u64, most: u64| (least..most).prop_map(|us| format!("{us}us"));
+    let named = |name: &'static str, value: BoxedStrategy<String>| {
+        value.prop_map(move |value| (format!("PENSTOCK_{name}"), value))
+    };
+    prop_oneof![
+        named("WORKERS", (1..=512u32).prop_map(|n| n.to_string()).boxed()),
+        named("SHUTDOWN_LINGER", duration(0, 300_000_000).boxed()),
+        named("TIMEOUTS_CLIENT_IDLE", duration(100_000, 3_600_000_000).boxed()),
+        named("LOG_LEVEL", prop::sample::select(vec!["off", "trace", "info"]).prop_map(str::to_owned).boxed()),
+        named("LOG_ACCESS", prop_oneof!["true", "false", "[a-zA-Z/\\\\\"'#é ]{2,20}[./]"].boxed()),
+        named("STORE_PATH", "[^\\p{C}]{1,20}".prop_map(|path| format!("/{path}")).boxed()),
+        named("RELOAD_POLL", prop_oneof![Just("off".to_owned()), duration(100_000, 3_600_000_000)].boxed()),
+        named("LISTENERS_0_ADDRESS", (1u16..=9_000).prop_map(|port| format!("[::]:{port}")).boxed()),
+        named("SERVICES_SHOP_WEIGHT", percentage(0..10_001).boxed()),
+        named("SERVICES_SHOP_PINS_0_VALUE", "[!-~]([ -~]{0,8}[!-~])?".boxed()),
+        named("SERVICES_SHOP_PINS_4_COOKIE", "[a-z]{1,9}".boxed()),
+        named(
+            "SERVICES_SHOP_PINS_4_VERSION",
+            prop::sample::select(vec!["v3", "stable"]).prop_map(str::to_owned).boxed()
+        ),
+        named("SERVICES_SHOP_ROUTES_2_PATH_PREFIX", "/[!-~&&[^?#*/]]{1,9}".boxed()),
+        named("SERVICES_SHOP_VERSIONS_V2_ENDPOINTS", "[a-z]{1,9}:8[0-9]{1,3}, 10\\.0\\.0\\.[1-9]:80,?".boxed()),
+        named("SERVICES_SHOP_ROLLBACK_ERROR_RATE", Just("false".to_owned()).boxed()),
+        named("SERVICES_SITE_ROLLBACK_ERROR_RATE_ABOVE", percentage(1..10_000).boxed()),
+        named("SERVICES_SITE_ROLLBACK_LATENCY_ABOVE", duration(1_000, 60_000_000).boxed()),
+        named("SERVICES_SHOP_ROLLBACK_LATENCY_QUANTILE", percentage(5_000..10_000).boxed()),
+        named("SERVICES_SHOP_ROLLBACK_MODE", Just("observe".to_owned()).boxed()),
+        named("SERVICES_SITE_TIMEOUTS_CONNECT", duration(1_000, 60_000_000).boxed()),
+    ]
+}
+
 /// Reads and renders, in every way; what is refused must be refused for a reason.
 fn survives(text: &str) {
     match parse("any.toml", text) {
@@ -400,5 +768,68 @@ proptest! {
     ) {
         let text = slips.iter().fold(TOUR.to_owned(), |text, (at, count, other)| mutated(&text, *at, *count, other));
         survives(&text);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))] // each reads the tour three times over
+
+    #[test]
+    fn what_is_shown_of_a_changed_tour_means_the_same(variables in prop::collection::vec(variable(), 0..12)) {
+        let variables: std::collections::BTreeMap<_, _> = variables.into_iter().collect();
+        match tour(&Overrides::environment(variables)) {
+            Ok(effective) => round_trips(&effective),
+            // A pin that was added in part only, or a listener in the way.
+            Err(problems) => prop_assert!(problems.has_errors()),
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_tour_with_slips_means_the_same(
+        slips in prop::collection::vec((0..TOUR.len(), 0usize..3, "[0-9a-z]{0,2}"), 1..3)
+    ) {
+        let text = slips.iter().fold(TOUR.to_owned(), |text, (at, count, other)| mutated(&text, *at, *count, other));
+        if let Ok(effective) = parse_with("tour", &text, &Overrides::none()) {
+            round_trips(&effective);
+        }
+    }
+
+    #[test]
+    fn no_environment_is_too_strange(pairs in prop::collection::vec(
+        ("PENSTOCK_(SERVICES_SHOP|LISTENERS|SERVICES|LOG|[A-Za-z0-9_.=é-]{0,9}){1,3}(_[0-9]{1,5}|_ADDRESS|_WEIGHT|_ROLLBACK_LATENCY)?", "(?s).{0,20}"), 0..6)
+    ) {
+        match tour(&Overrides::environment(pairs)) {
+            Ok(effective) => {
+                let _said = effective.settings.warnings.render(Colour::Ansi);
+                round_trips(&effective);
+            }
+            Err(problems) => {
+                prop_assert!(problems.has_errors());
+                prop_assert!(!problems.render(Colour::Ansi).is_empty());
+                serde_json::to_string(&problems).unwrap();
+            }
+        }
+    }
+
+    /// Whatever a service is called, its variable finds it; and what folds alike is refused, never guessed.
+    #[test]
+    fn a_name_is_found_by_its_folded_form(one in "[a-zA-Z0-9][a-zA-Z0-9._-]{0,9}", other in "[a-bA-B][a-b._-]{0,3}") {
+        let fold = |name: &str| name.to_ascii_uppercase().replace(['.', '-'], "_");
+        let service = |name: &str, host: &str| format!(
+            "[services.\"{name}\"]\nroutes = [{{ host = \"{host}\" }}]\nstable = \"v1\"\nversions.v1.endpoints = [\"{host}:1\"]\n"
+        );
+        prop_assume!(one != other);
+        let text = format!("listeners = [{{ address = \"127.0.0.1:1\" }}]\n{}{}", service(&one, "a"), service(&other, "b"));
+        let variable = format!("PENSTOCK_SERVICES_{}_TIMEOUTS_CONNECT", fold(&one));
+        match parse_with("x", &text, &Overrides::environment([(variable, "7s")])) {
+            Ok(effective) => {
+                let connect: Vec<_> = effective.settings.services.iter().map(|service| service.timeouts.connect.as_secs()).collect();
+                prop_assert_eq!(connect, [7, 2]);
+                prop_assert_ne!(fold(&one), fold(&other));
+            }
+            Err(problems) => {
+                prop_assert_eq!(fold(&one), fold(&other), "{}", problems);
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Single values: percentages, durations, addresses, names, words; each with its bounds and the reason for them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub(super) fn duration(field: &Field<'_>, bounds: &Bounds) -> Option<Duration> {
         let form = if bare { format!("{}s", text.trim()) } else { Meaning::Duration.example().to_owned() };
         let help = format!(
             "write a number and its unit: `{}`; also `500ms` or `1m30s`",
-            field.assigned(&format!("\"{}\"", clipped(&form)))
+            field.assigned(&field.quoted(&clipped(&form)))
         );
         place.error(format!("`{}` is not a duration", clipped(text)), help);
         return None;
@@ -71,10 +72,22 @@ pub(super) fn percentage<'a>(field: &Field<'a>, range: &Percentages) -> Option<A
         Err(WeightError::Form) => {
             let bare = text.trim().parse::<f64>().is_ok_and(f64::is_finite);
             let form = if bare { format!("{}%", text.trim()) } else { Meaning::Percentage.example().to_owned() };
-            let help = format!("write `{}`", field.assigned(&format!("\"{}\"", clipped(&form))));
+            let help = format!("write `{}`", field.assigned(&field.quoted(&clipped(&form))));
             place.error(format!("`{}` is not a percentage", clipped(text)), help);
         }
     }
+    None
+}
+
+/// A path on this machine; relative ones are left as they are, for the working directory.
+pub(super) fn path<'a>(field: &Field<'a>, example: &'static str) -> Option<At<'a, PathBuf>> {
+    let At { value: text, place } = field.text(Meaning::Text(example))?;
+    let trouble = match text {
+        "" => "an empty path names nothing".to_owned(),
+        text if text.chars().any(char::is_control) => format!("`{}` has a control character", clipped(text)),
+        text => return Some(At { value: PathBuf::from(text), place }),
+    };
+    place.error(trouble, format!("write `{}`", field.assigned(&field.quoted(example))));
     None
 }
 
@@ -106,7 +119,7 @@ pub(super) fn socket_address<'a>(field: &Field<'a>) -> Option<At<'a, SocketAddr>
         return Some(At { value, place });
     }
     let message = format!("`{}` is not an address to listen on", clipped(text));
-    place.error(message, format!("write `{}`", field.assigned(&format!("\"{}\"", listening_form(text)))));
+    place.error(message, format!("write `{}`", field.assigned(&field.quoted(&listening_form(text)))));
     None
 }
 
@@ -141,7 +154,7 @@ pub(super) enum Host {
 
 pub(super) fn endpoint<'a>(field: &Field<'a>) -> Option<At<'a, Endpoint>> {
     let At { value: text, place } = field.text(Meaning::Address)?;
-    match read_endpoint(text) {
+    match read_endpoint(text, |form| field.quoted(form)) {
         Ok((host, port)) => Some(At { value: Endpoint { text: text.into(), host, port }, place }),
         Err((what, help)) => {
             place.error(format!("`{}` {what}", clipped(text)), help);
@@ -152,22 +165,25 @@ pub(super) fn endpoint<'a>(field: &Field<'a>) -> Option<At<'a, Endpoint>> {
 
 type Refusal = (&'static str, String);
 
-fn read_endpoint(text: &str) -> Result<(Host, u16), Refusal> {
+/// `quoted` writes a text as it has to be written there.
+fn read_endpoint(text: &str, quoted: impl Fn(&str) -> String) -> Result<(Host, u16), Refusal> {
+    if text.is_empty() {
+        return Err(("is empty", "remove it, or write `host:port`".to_owned()));
+    }
     if let Some((_, rest)) = text.split_once("://") {
         let bare = rest.split('/').next().unwrap_or_default();
-        return Err(("is a URL, not an endpoint", format!("write `\"{}\"`: host and port only", clipped(bare))));
+        return Err(("is a URL, not an endpoint", format!("write `{}`: host and port only", quoted(&clipped(bare)))));
     }
     if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
-        return Err(("has no port", format!("write `\"[{text}]:8080\"`, with the port the version listens on")));
+        let form = quoted(&format!("[{text}]:8080"));
+        return Err(("has no port", format!("write `{form}`, with the port the version listens on")));
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err((
-            "has no port",
-            format!("write `\"{}:8080\"`, with the port the version listens on", clipped(text)),
-        ));
+        let form = quoted(&format!("{}:8080", clipped(text)));
+        return Err(("has no port", format!("write `{form}`, with the port the version listens on")));
     };
     let port = read_port(port)?;
-    Ok((read_host(host, port)?, port))
+    Ok((read_host(host, port, quoted)?, port))
 }
 
 fn read_port(text: &str) -> Result<u16, Refusal> {
@@ -178,7 +194,7 @@ fn read_port(text: &str) -> Result<u16, Refusal> {
     }
 }
 
-fn read_host(text: &str, port: u16) -> Result<Host, Refusal> {
+fn read_host(text: &str, port: u16, quoted: impl Fn(&str) -> String) -> Result<Host, Refusal> {
     let form = || ("is not an endpoint", "write `host:port`, `127.0.0.1:8080` or `[::1]:8080`".to_owned());
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let ip = match bracketed {
@@ -187,8 +203,8 @@ fn read_host(text: &str, port: u16) -> Result<Host, Refusal> {
     };
     match ip {
         Some(ip) if ip.is_unspecified() => {
-            let local = SocketAddr::new(loopback_like(ip), port);
-            Err(("is an address to listen on, not to connect to", format!("write `\"{local}\"` for this machine")))
+            let local = quoted(&SocketAddr::new(loopback_like(ip), port).to_string());
+            Err(("is an address to listen on, not to connect to", format!("write `{local}` for this machine")))
         }
         Some(ip) => Ok(Host::Ip(ip)),
         None if is_host_name(text) => Ok(Host::Name(text.trim_end_matches('.').to_ascii_lowercase())),
@@ -287,14 +303,14 @@ mod tests {
     use super::*;
 
     fn at(text: &str) -> Endpoint {
-        let (host, port) = read_endpoint(text).unwrap();
+        let (host, port) = read_endpoint(text, str::to_owned).unwrap();
         Endpoint { text: text.into(), host, port }
     }
 
     #[test]
     fn an_endpoint_is_a_host_and_a_port() {
         for good in ["127.0.0.1:80", "[::1]:80", "shop:8080", "a.b-c.example:1", "web_1:65535", "example.com.:80"] {
-            assert!(read_endpoint(good).is_ok(), "{good}");
+            assert!(read_endpoint(good, str::to_owned).is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -320,7 +336,7 @@ mod tests {
             "user@shop:80",
             "shop:80/path",
         ] {
-            assert!(read_endpoint(bad).is_err(), "{bad}");
+            assert!(read_endpoint(bad, str::to_owned).is_err(), "{bad}");
         }
     }
 

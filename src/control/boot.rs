@@ -11,6 +11,7 @@ use crate::domain::standing::{Begins, Change};
 use crate::domain::state::{Event, InUse, State};
 
 /// What the engine begins with.
+#[derive(Debug)]
 pub struct Beginning {
     pub state: State,
     pub store: Box<dyn Store>,
@@ -33,7 +34,8 @@ pub enum BootError {
 /// proxy from serving; but since it may have forgotten a rollback, every canary then begins at weight 0.
 pub fn boot(directory: Option<&Path>, definitions: Vec<Definition>, force: Force) -> Result<Beginning, BootError> {
     let (store, kept) = open(directory)?;
-    let mut beginning = Beginning { state: State::resume(kept.saved.clone()), store, entries: Vec::new(), trouble: None };
+    let mut beginning =
+        Beginning { state: State::resume(kept.saved.clone()), store, entries: Vec::new(), trouble: None };
     for entry in kept.news() {
         beginning.state.apply(entry.revision, &entry.event);
     }

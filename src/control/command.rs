@@ -10,8 +10,8 @@ use super::store::StoreError;
 use super::view::View;
 use crate::domain::judge::Mode;
 use crate::domain::names::{ServiceName, VersionName};
-use crate::domain::standing::{Change, Input, Refusal, Request};
 use crate::domain::service::Definition;
+use crate::domain::standing::{Change, Input, Refusal, Request};
 use crate::domain::state::{InUse, ServiceState};
 use crate::domain::time::Moment;
 

@@ -287,7 +287,10 @@ impl Engine {
             Then::Announce => Ok(true),
             Then::Apply { overtaken: true, .. } => {
                 let current = self.state.revision();
-                Err(Refused::PreconditionFailed { given: entries.first().map_or(current, |entry| entry.revision), current })
+                Err(Refused::PreconditionFailed {
+                    given: entries.first().map_or(current, |entry| entry.revision),
+                    current,
+                })
             }
             Then::Apply { definitions, .. } => {
                 let changed = definitions.is_some() || !entries.is_empty();
@@ -365,7 +368,10 @@ impl Engine {
         let (definition, weight) = (service.definition.clone(), service.standing.weight);
         let trial = match self.trials.remove(name) {
             Some(trial) if trial.exposure == exposure => trial,
-            _ => Trial::new(exposure, Judge::new(&definition.policy, definition.timeouts.response_head, service.standing.trials)),
+            _ => Trial::new(
+                exposure,
+                Judge::new(&definition.policy, definition.timeouts.response_head, service.standing.trials),
+            ),
         };
         let trial = self.trials.entry(name.clone()).or_insert(trial);
         trial.count(tick, rows);

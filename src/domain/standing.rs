@@ -99,18 +99,54 @@ pub enum Request {
 #[serde(rename_all = "snake_case", tag = "change")]
 pub enum Change {
     /// The file says something new. `exposure`: whether one begins, at `weight`.
-    Declared { declared: Declared, stable: VersionName, canary: Option<VersionName>, weight: Weight, exposure: Begins },
+    Declared {
+        declared: Declared,
+        stable: VersionName,
+        canary: Option<VersionName>,
+        weight: Weight,
+        exposure: Begins,
+    },
     /// The process was started again within an exposure: its judgement begins anew.
     Resumed,
-    WeightSet { version: VersionName, from: Weight, to: Weight },
-    Promoted { version: VersionName, replaced: VersionName },
-    Aborted { version: VersionName, from: Weight },
-    RolledBack { version: VersionName, from: Weight, conviction: Conviction },
-    WouldRollBack { version: VersionName, conviction: Conviction },
-    Unsealed { version: VersionName },
-    ProbeBegan { version: VersionName, from: Weight, to: Weight, until: Moment },
-    ProbeEnded { version: VersionName, from: Weight, to: Weight },
-    HoldBegan { reason: Hold },
+    WeightSet {
+        version: VersionName,
+        from: Weight,
+        to: Weight,
+    },
+    Promoted {
+        version: VersionName,
+        replaced: VersionName,
+    },
+    Aborted {
+        version: VersionName,
+        from: Weight,
+    },
+    RolledBack {
+        version: VersionName,
+        from: Weight,
+        conviction: Conviction,
+    },
+    WouldRollBack {
+        version: VersionName,
+        conviction: Conviction,
+    },
+    Unsealed {
+        version: VersionName,
+    },
+    ProbeBegan {
+        version: VersionName,
+        from: Weight,
+        to: Weight,
+        until: Moment,
+    },
+    ProbeEnded {
+        version: VersionName,
+        from: Weight,
+        to: Weight,
+    },
+    HoldBegan {
+        reason: Hold,
+    },
     HoldEnded,
 }
 
@@ -523,19 +559,29 @@ mod tests {
         let raised = standing(percent(10)).after(NOW, Input::Person(Request::Weight(percent(40))));
         assert_eq!(raised.declare(&declared("v1", Some("v2"), percent(10)), true), None);
         let edited = read_again(&raised, &declared("v1", Some("v2"), percent(1)));
-        assert_eq!((edited.weight, edited.exposure), (percent(40), raised.exposure), "the file's weight is the first one only");
+        assert_eq!(
+            (edited.weight, edited.exposure),
+            (percent(40), raised.exposure),
+            "the file's weight is the first one only"
+        );
     }
 
     #[test]
     fn another_canary_begins_a_new_exposure_at_the_files_weight() {
         let after = read_again(&standing(percent(40)), &declared("v1", Some("v3"), percent(5)));
-        assert_eq!((after.canary.clone(), after.weight, after.exposure), (Some(name("v3")), percent(5), Some(Exposure(9))));
+        assert_eq!(
+            (after.canary.clone(), after.weight, after.exposure),
+            (Some(name("v3")), percent(5), Some(Exposure(9)))
+        );
     }
 
     #[test]
     fn the_canary_named_as_stable_is_stable() {
         let after = read_again(&standing(percent(40)), &declared("v2", Some("v3"), percent(5)));
-        assert_eq!((after.stable.clone(), after.canary.clone(), after.weight), (name("v2"), Some(name("v3")), percent(5)));
+        assert_eq!(
+            (after.stable.clone(), after.canary.clone(), after.weight),
+            (name("v2"), Some(name("v3")), percent(5))
+        );
         let alone = read_again(&standing(percent(40)), &declared("v2", None, Weight::ZERO));
         assert_eq!((alone.stable.clone(), alone.canary.clone(), alone.weight), (name("v2"), None, Weight::ZERO));
     }
@@ -564,7 +610,11 @@ mod tests {
         let change = probing.resume().unwrap();
         probing.apply(&change, Exposure(9));
         assert_eq!((probing.weight, probing.exposure, probing.trials), (Weight::HALF, Some(Exposure(1)), 2));
-        assert_eq!(probing.after(NOW.plus(PROBE * 2), Input::Passed).weight, Weight::HALF, "a probe cut short gives nothing back");
+        assert_eq!(
+            probing.after(NOW.plus(PROBE * 2), Input::Passed).weight,
+            Weight::HALF,
+            "a probe cut short gives nothing back"
+        );
     }
 
     fn input() -> impl Strategy<Value = Input> {

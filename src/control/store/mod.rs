@@ -34,7 +34,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const BACKLOG: usize = 4_096;
 
 /// Where entries are kept.
-pub trait Store: Send {
+pub trait Store: Send + std::fmt::Debug {
     /// Keeps entries, all or none, so that they survive a power cut once this returns.
     fn append(&mut self, entries: &[Entry]) -> Result<(), StoreError>;
     /// Keeps a whole state, and lets entries go that are old and no longer needed for it.
@@ -99,7 +99,10 @@ pub struct Keeper {
 
 impl Keeper {
     /// Starts the thread. `stored` tells the engine, in the order of the jobs.
-    pub fn start(store: Box<dyn Store>, stored: mpsc::UnboundedSender<Stored>) -> io::Result<(Keeper, thread::JoinHandle<()>)> {
+    pub fn start(
+        store: Box<dyn Store>,
+        stored: mpsc::UnboundedSender<Stored>,
+    ) -> io::Result<(Keeper, thread::JoinHandle<()>)> {
         let (jobs, work) = channel();
         let thread = thread::Builder::new().name("store".to_owned()).spawn(move || run(store, &work, &stored))?;
         Ok((Keeper { jobs, appended: 0 }, thread))
@@ -179,7 +182,7 @@ pub(super) mod tests {
     }
 
     /// A store that fails as long as it is told to.
-    #[derive(Default)]
+    #[derive(Debug, Default)]
     struct Moody {
         kept: Vec<u64>,
         failing: bool,

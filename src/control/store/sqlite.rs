@@ -43,7 +43,9 @@ pub struct Sqlite {
 pub enum OpenError {
     #[error("the store `{0}` is in use by another process")]
     Locked(PathBuf),
-    #[error("the store `{0}` was written by a newer release (its tables are of version {1}, this release knows {TABLES})")]
+    #[error(
+        "the store `{0}` was written by a newer release (its tables are of version {1}, this release knows {TABLES})"
+    )]
     Newer(PathBuf, i64),
     #[error("the store `{0}` cannot be opened: {1}")]
     Unusable(PathBuf, String),
@@ -83,7 +85,9 @@ impl Store for Sqlite {
         for entry in entries {
             let (body, checksum) = sealed(entry.revision, entry)?;
             transaction
-                .prepare_cached("INSERT OR REPLACE INTO entries (revision, schema, at, body, checksum) VALUES (?, ?, ?, ?, ?)")?
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO entries (revision, schema, at, body, checksum) VALUES (?, ?, ?, ?, ?)",
+                )?
                 .execute(params![entry.revision.cast_signed(), SCHEMA, entry.at.as_second(), body, checksum])?;
         }
         Ok(transaction.commit()?)
@@ -249,8 +253,12 @@ fn replace(file: &Path) -> Result<Connection, String> {
 fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, TypeMismatch};
     match error {
-        rusqlite::Error::SqliteFailure(failure, _) => matches!(failure.code, DatabaseCorrupt | NotADatabase | TypeMismatch),
-        rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::Utf8Error(..) => true,
+        rusqlite::Error::SqliteFailure(failure, _) => {
+            matches!(failure.code, DatabaseCorrupt | NotADatabase | TypeMismatch)
+        }
+        rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::Utf8Error(..) => true,
         // A table whose declaration was damaged.
         rusqlite::Error::SqlInputError { .. } => true,
         _ => false,
@@ -283,7 +291,8 @@ mod tests {
         store.append(&[entry(3)]).unwrap();
         drop(store);
         let kept = kept(&path);
-        let expected: Vec<Entry> = kept.entries.iter().map(|kept| Entry { at: kept.at, ..entry(kept.revision) }).collect();
+        let expected: Vec<Entry> =
+            kept.entries.iter().map(|kept| Entry { at: kept.at, ..entry(kept.revision) }).collect();
         assert_eq!((kept.entries.len(), &kept.entries), (3, &expected));
         assert_eq!((kept.saved.exposures, kept.news().count(), kept.damage), (7, 1, None));
     }
@@ -341,7 +350,13 @@ mod tests {
             let (mut store, kept) = Sqlite::open(directory.path()).unwrap();
             assert!(kept.damage.is_some(), "{length}");
             store.append(&[entry(500)]).unwrap();
-            assert!(fs::read_dir(directory.path()).unwrap().any(|f| f.unwrap().file_name().to_string_lossy().contains("damaged")));
+            assert!(
+                fs::read_dir(directory.path()).unwrap().any(|f| f
+                    .unwrap()
+                    .file_name()
+                    .to_string_lossy()
+                    .contains("damaged"))
+            );
         }
     }
 }

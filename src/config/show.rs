@@ -1,0 +1,297 @@
+//! The settings as a file again, complete: every default written out, and where every line comes from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::file::path_below;
+use super::problem::Span;
+use super::source::{Origin, Sources};
+use super::{AccessLog, LogFormat, Settings};
+use crate::domain::judge::Mode;
+use crate::domain::route::Route;
+use crate::domain::service::{Definition, PinDefinition, Target};
+use crate::domain::split::{Matcher, Weight};
+
+/// Settings, and where each value comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effective {
+    pub settings: Settings,
+    sources: Arc<Sources>,
+    /// Where every value was written, by its path, such as `services.shop.weight`.
+    written: BTreeMap<String, Span>,
+    /// Where the lines of the file begin.
+    lines: Vec<usize>,
+}
+
+/// Whether it is shown where values come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origins {
+    Shown,
+    Hidden,
+}
+
+impl Effective {
+    pub(super) fn new(settings: Settings, sources: Arc<Sources>, written: BTreeMap<String, Span>) -> Effective {
+        let newlines = sources.file_text().bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let lines = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
+        Effective { settings, sources, written, lines }
+    }
+
+    /// Where the value at `path` comes from.
+    #[must_use]
+    pub fn origin(&self, path: &str) -> Origin {
+        self.written.get(path).map_or(Origin::Default, |span| self.origin_of(*span))
+    }
+
+    fn origin_of(&self, span: Span) -> Origin {
+        match self.sources.giver(span) {
+            None => {
+                let line = self.lines.partition_point(|start| *start <= span.start);
+                Origin::File { file: self.sources.file.clone(), line }
+            }
+            Some(given) => self.sources.given_origin(given),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn written_by(&self, origin: &Origin) -> bool {
+        self.written.values().any(|span| self.origin_of(*span) == *origin)
+    }
+
+    /// A file that says the same, and leaves nothing to defaults.
+    #[must_use]
+    pub fn toml(&self, origins: Origins) -> String {
+        self.page().all(origins)
+    }
+
+    /// `{"settings": …}`, as the file that [`Effective::toml`] gives; with `origins`, those as well, by path.
+    pub fn json(&self, origins: Origins) -> Result<Json, toml::de::Error> {
+        let settings: Json = toml::from_str(&self.toml(Origins::Hidden))?;
+        Ok(match origins {
+            Origins::Hidden => json!({ "settings": settings }),
+            Origins::Shown => json!({ "settings": settings, "origins": self.page().origins }),
+        })
+    }
+
+    fn page(&self) -> Page<'_> {
+        let mut page = Page { effective: self, lines: Vec::new(), origins: BTreeMap::new(), table: String::new() };
+        page.general(&self.settings);
+        self.settings.services.iter().for_each(|service| page.service(service));
+        page
+    }
+}
+
+/// What is written line by line.
+struct Page<'e> {
+    effective: &'e Effective,
+    /// Each with where it comes from.
+    lines: Vec<(String, String)>,
+    origins: BTreeMap<String, Origin>,
+    /// The table that is being written.
+    table: String,
+}
+
+impl Page<'_> {
+    fn general(&mut self, settings: &Settings) {
+        match settings.workers {
+            Some(workers) => self.value("workers", workers),
+            None => self.absent("workers", "one per core"),
+        }
+        for (index, listener) in settings.listeners.iter().enumerate() {
+            self.header(&format!("listeners[{index}]"), "[[listeners]]".to_owned());
+            self.text("address", listener);
+        }
+        self.table("admin");
+        self.text("address", settings.admin);
+        self.table("timeouts");
+        self.duration("request_head", settings.request_head);
+        self.duration("client_idle", settings.client_idle);
+        self.table("shutdown");
+        self.duration("linger", settings.linger);
+        self.duration("drain", settings.drain);
+        self.table("log");
+        self.text("level", settings.log.level.as_str());
+        self.text("format", if settings.log.format == LogFormat::Json { "json" } else { "human" });
+        match &settings.log.access {
+            AccessLog::Off => self.value("access", false),
+            AccessLog::Log => self.value("access", true),
+            AccessLog::File(path) => self.text("access", path.display()),
+        }
+        if let Some(store) = &settings.store {
+            self.table("store");
+            self.text("path", store.display());
+        } else {
+            self.lines.push((String::new(), String::new()));
+            self.table.clear();
+            self.absent("store.path", "nothing is kept");
+        }
+        self.table("reload");
+        match settings.poll {
+            Some(poll) => self.duration("poll", poll),
+            None => self.text("poll", "off"),
+        }
+    }
+
+    fn service(&mut self, service: &Definition) {
+        let path = path_below("services", service.name.as_str());
+        self.table(&path);
+        self.items("routes", service.routes.iter().map(route_text).collect());
+        self.text("stable", &service.stable);
+        match &service.canary {
+            Some(canary) => self.text("canary", canary),
+            None => self.absent("canary", "none"),
+        }
+        self.text("weight", service.weight);
+        self.items("pins", service.pins.iter().map(pin_text).collect());
+        for version in &service.versions {
+            self.table(&path_below(&format!("{path}.versions"), version.name.as_str()));
+            let endpoints: Vec<String> = version.endpoints.iter().map(quoted).collect();
+            self.value("endpoints", format!("[{}]", endpoints.join(", ")));
+        }
+        self.table(&format!("{path}.rollback"));
+        self.limits(service);
+        self.table(&format!("{path}.timeouts"));
+        self.duration("connect", service.timeouts.connect);
+        self.duration("response_head", service.timeouts.response_head);
+        self.duration("body_idle", service.timeouts.body_idle);
+    }
+
+    fn limits(&mut self, service: &Definition) {
+        match &service.policy.error_rate {
+            None => self.value("error_rate", false),
+            Some(limit) => {
+                self.text("error_rate.above", percentage(limit.above));
+                self.duration("error_rate.window", limit.window);
+            }
+        }
+        match &service.policy.latency {
+            None => self.value("latency", false),
+            Some(limit) => {
+                self.text("latency.quantile", percentage(limit.quantile));
+                self.duration("latency.above", limit.above);
+                self.duration("latency.window", limit.window);
+            }
+        }
+        self.text("mode", if service.policy.mode == Mode::Observe { "observe" } else { "abort-only" });
+    }
+
+    fn table(&mut self, path: &str) {
+        self.header(path, format!("[{path}]"));
+    }
+
+    fn header(&mut self, path: &str, header: String) {
+        path.clone_into(&mut self.table);
+        self.lines.extend([String::new(), header].map(|line| (line, String::new())));
+    }
+
+    fn path(&self, key: &str) -> String {
+        if self.table.is_empty() { key.to_owned() } else { format!("{}.{key}", self.table) }
+    }
+
+    fn value(&mut self, key: &str, value: impl Display) {
+        let path = self.path(key);
+        self.line(format!("{key} = {value}"), &path);
+    }
+
+    fn text(&mut self, key: &str, text: impl Display) {
+        self.value(key, quoted(text));
+    }
+
+    fn duration(&mut self, key: &str, duration: Duration) {
+        self.text(key, super::value::spoken(duration).replace(' ', ""));
+    }
+
+    /// A line that says what it means that there is no value.
+    fn absent(&mut self, key: &str, meaning: &str) {
+        let path = self.path(key);
+        self.line(format!("# {key}: {meaning}"), &path);
+    }
+
+    /// One item a line.
+    fn items(&mut self, key: &str, items: Vec<String>) {
+        if items.is_empty() {
+            return self.value(key, "[]");
+        }
+        let path = self.path(key);
+        self.lines.push((format!("{key} = ["), String::new()));
+        for (index, item) in items.into_iter().enumerate() {
+            self.line(format!("    {item},"), &format!("{path}[{index}]"));
+        }
+        self.lines.push(("]".to_owned(), String::new()));
+    }
+
+    /// A line comes from where its value was written, and from where parts of the value were.
+    fn line(&mut self, line: String, path: &str) {
+        let origin = self.effective.origin(path);
+        let mut told = BTreeSet::new();
+        for below in [format!("{path}."), format!("{path}[")] {
+            let parts = self.effective.written.range(below.clone()..).take_while(|(path, _)| path.starts_with(&below));
+            for (part, span) in parts {
+                let from = self.effective.origin_of(*span);
+                if from != origin && !same_file(&from, &origin) {
+                    told.insert(from.to_string());
+                    self.origins.insert(part.clone(), from);
+                }
+            }
+        }
+        let told = std::iter::once(origin.to_string()).chain(told).collect::<Vec<_>>().join(", ");
+        self.lines.push((line, tame(&told)));
+        self.origins.insert(path.to_owned(), origin);
+    }
+
+    fn all(&self, origins: Origins) -> String {
+        let widths = self.lines.iter().map(|(line, _)| line.chars().count());
+        let width = widths.filter(|width| *width <= WIDEST).max().unwrap_or(0);
+        let line = |(line, origin): &(String, String)| match (origins, origin.as_str()) {
+            (Origins::Hidden, _) | (_, "") => format!("{line}\n"),
+            (Origins::Shown, origin) => format!("{line:width$}  # {origin}\n"),
+        };
+        self.lines.iter().map(line).collect()
+    }
+}
+
+/// A longer line pushes its own comment away, and nobody else's.
+const WIDEST: usize = 44;
+
+/// Lines apart within one file are one origin.
+fn same_file(one: &Origin, other: &Origin) -> bool {
+    matches!((one, other), (Origin::File { .. }, Origin::File { .. }))
+}
+
+/// A comment ends with its line, and a file's name may not.
+fn tame(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+fn quoted(text: impl Display) -> String {
+    toml::Value::String(text.to_string()).to_string()
+}
+
+/// Read with two decimals, so it has no more.
+fn percentage(fraction: f64) -> String {
+    let points = (fraction * f64::from(Weight::FULL.basis_points())).round();
+    format!("{}%", points / 100.0)
+}
+
+fn route_text(route: &Route) -> String {
+    format!("{{ host = {}, path_prefix = {} }}", quoted(&route.host), quoted(&route.path_prefix))
+}
+
+fn pin_text(pin: &PinDefinition) -> String {
+    let (kind, name, value) = match &pin.matcher {
+        Matcher::Header { name, value } => ("header", name.as_str(), value),
+        Matcher::Cookie { name, value } => ("cookie", name.as_str(), value),
+        Matcher::Query { name, value } => ("query", name.as_str(), value),
+    };
+    let version = match &pin.target {
+        Target::Stable => "stable",
+        Target::Canary => "canary",
+        Target::Version(name) => name.as_str(),
+    };
+    let value = value.as_ref().map_or_else(String::new, |value| format!("value = {}, ", quoted(value)));
+    format!("{{ {kind} = {}, {value}version = {} }}", quoted(name), quoted(version))
+}
