@@ -5,6 +5,8 @@
 //!  stop:   not ready ▸ linger ▸ stop accepting ▸ drain ▸ workers end ▸ engine ends ▸ admin ends
 //! ```
 
+mod reload;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -15,9 +17,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use self::reload::Reloader;
+pub use self::reload::Source;
 use crate::admin::{self, Readiness};
 use crate::config::{AccessLog, Settings};
 use crate::control::boot::{Beginning, BootError, boot};
@@ -55,16 +59,12 @@ pub struct App {
 }
 
 /// What is asked for beside the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Whether the file may leave out versions that have traffic.
     pub force: Force,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { force: Force::No }
-    }
+    /// Where the settings come from, if they can be read again.
+    pub source: Option<Source>,
 }
 
 /// Why nothing was started. Nothing is bound or running any more.
@@ -123,7 +123,7 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     let clock = Clock::start();
     let authorities = authorities(&settings);
     let Beginning { mut state, store, entries, trouble } =
-        boot(settings.store.as_deref(), settings.services, options.force)?;
+        boot(settings.store.as_deref(), settings.services.clone(), options.force)?;
     look_up(&runtime, &authorities, &mut state);
     let (publisher, subscriber) = link::snapshots(Snapshot::of(&state, &Snapshot::default()));
     let (batch_sender, batches) = link::batches();
@@ -131,20 +131,28 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
 
     let workers = settings.workers.unwrap_or_else(one_per_core);
     let (journal, view) = (Arc::new(Journal::of(entries)), Arc::new(ArcSwap::default()));
-    let (control, commands) = Control::new(view.clone(), journal.clone());
+    let (control, commands, reloads) = Control::new(view.clone(), journal.clone());
     let (stored_sender, stored) = mpsc::unbounded_channel();
     let (keeper, store) = Keeper::start(store, stored_sender)?;
     let engine = Engine::new(state, Tools { publisher, keeper, journal, view, clock, workers }, trouble);
     let engine = start_engine(engine, Inlets { batches, commands, resolved, stored })?;
 
-    let limits = Limits { request_head: settings.request_head, client_idle: settings.client_idle };
-    let data_plane = proxy::Settings { workers, limits, access_log: settings.log.access != AccessLog::Off };
+    let data_plane =
+        proxy::Settings { workers, limits: limits(&settings), access_log: settings.log.access != AccessLog::Off };
     let proxy = proxy::start(listeners, data_plane, clock, &subscriber, batch_sender)?;
     let readiness = Arc::new(Readiness::default());
     readiness.listening();
     readiness.published();
 
-    runtime.spawn(keep_resolving(authorities, resolved_sender));
+    let (names, watched_names) = watch::channel(authorities);
+    runtime.spawn(keep_resolving(watched_names, resolved_sender));
+    let (linger, drain, poll) = (settings.linger, settings.drain, settings.poll);
+    if let (Some(every), Some(source)) = (poll, &options.source) {
+        runtime.spawn(reload::at_changes(control.clone(), source.file.clone(), every));
+    }
+    let reloader =
+        Reloader { source: options.source, control: control.clone(), knobs: proxy.knobs(), names, in_force: settings };
+    runtime.spawn(reloader.run(reloads));
     let (stop_admin, stopped) = oneshot::channel();
     let stopped = async { drop(stopped.await) };
     let admin_task = runtime.spawn(admin::serve(admin, control.clone(), readiness.clone(), stopped));
@@ -162,8 +170,8 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
         engine,
         store,
         runtime,
-        linger: settings.linger,
-        drain: settings.drain,
+        linger,
+        drain,
     })
 }
 
@@ -172,6 +180,10 @@ fn bind(runtime: &Runtime, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>,
     let _inside = runtime.enter(); // where tokio's sockets are made
     let bind = |address| proxy::bind(address).map_err(|error| StartError::Bind(address, error));
     addresses.iter().copied().map(bind).collect()
+}
+
+fn limits(settings: &Settings) -> Limits {
+    Limits { request_head: settings.request_head, client_idle: settings.client_idle }
 }
 
 fn authorities(settings: &Settings) -> BTreeSet<Arc<str>> {
@@ -221,6 +233,7 @@ impl App {
             let _inside = self.runtime.enter();
             Signals::new()?
         };
+        self.runtime.spawn(reload::at_hangups(self.control.clone()));
         let signal = self.runtime.block_on(signals.next());
         tracing::info!(signal, linger = ?self.linger, drain = ?self.drain, "stopping; a second signal ends it at once");
         let hurry = Arc::new(AtomicBool::new(false));

@@ -389,7 +389,7 @@ const MOST_LISTED: usize = 8;
 
 impl Kind {
     /// The value that the file would have. What does not fit stays a text, and is refused where it is read.
-    fn value<'s>(self, text: &'s str, span: Span) -> Spanned<DeValue<'s>> {
+    fn value(self, text: &str, span: Span) -> Spanned<DeValue<'_>> {
         let (switch, number) = (matches!(self, Kind::Boolean | Kind::BooleanOrText), self == Kind::Integer);
         let value = match text.trim() {
             "true" if switch => DeValue::Boolean(true),

@@ -141,7 +141,7 @@ impl Engine {
             tokio::select! {
                 biased; // a person's word first: a flood of batches must not keep an abort waiting
                 Some(command) = inlets.commands.recv() => self.command(command),
-                Some(stored) = inlets.stored.recv() => self.stored(stored),
+                Some(stored) = inlets.stored.recv() => self.stored(&stored),
                 Some(resolved) = inlets.resolved.recv() => self.resolved(&resolved),
                 batch = inlets.batches.next() => match batch {
                     Some(batch) => self.collector.absorb(batch),
@@ -168,7 +168,12 @@ impl Engine {
                     Err(refused) => self.answer(Some(reply), &service, Err(refused), true),
                 }
             }
-            Command::Declare { definitions, force, actor, reply } => self.declare(definitions, force, &actor, reply),
+            Command::Declare { definitions, resolved, force, actor, reply } => {
+                for resolved in &resolved {
+                    self.state.resolve(&resolved.authority, resolved.addresses.clone());
+                }
+                self.declare(definitions, force, &actor, reply);
+            }
         }
     }
 
@@ -252,7 +257,7 @@ impl Engine {
     }
 
     /// The store has kept what waited, or could not.
-    fn stored(&mut self, stored: Stored) {
+    fn stored(&mut self, stored: &Stored) {
         self.unsaved = stored.waiting;
         self.trouble = stored.result.clone().err();
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.revision() <= stored.revision) {

@@ -16,6 +16,7 @@ pub mod collector;
 pub mod command;
 pub mod engine;
 pub mod journal;
+pub mod reload;
 pub mod resolver;
 pub mod store;
 pub mod view;

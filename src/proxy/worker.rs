@@ -17,7 +17,7 @@ use super::handle::request_id;
 use super::listener::Accepted;
 use super::recorder::Recorder;
 use super::upstream::Upstreams;
-use super::{Limits, Phase, Settings, connection};
+use super::{Limits, Phase, connection};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time::{Moment, TICK};
 use crate::domain::window::Batch;
@@ -32,7 +32,7 @@ const REAP_TICKS: u64 = 10;
 #[derive(Debug)]
 pub struct Worker {
     pub index: usize,
-    pub limits: Limits,
+    pub limits: Cell<Limits>,
     pub access_log: bool,
     pub recorder: Rc<Recorder>,
     pub upstreams: Upstreams,
@@ -64,7 +64,8 @@ pub struct Handle {
 /// What a worker needs to start.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    pub settings: Settings,
+    pub limits: watch::Receiver<Limits>,
+    pub access_log: bool,
     pub clock: Clock,
     pub subscriber: Subscriber,
     pub batches: BatchSender,
@@ -94,6 +95,7 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
     loop {
         tokio::select! {
             _ = flush.tick() => {
+                worker.limits.set(*setup.limits.borrow_and_update());
                 unsent = worker.tick(&setup.batches, unsent);
                 if worker.draining() && worker.load.connections() == 0 && accepted.is_empty() {
                     break;
@@ -120,8 +122,8 @@ impl Worker {
         let running = setup.clock.now().since(Moment::default());
         Worker {
             index,
-            limits: setup.settings.limits,
-            access_log: setup.settings.access_log,
+            limits: Cell::new(*setup.limits.borrow()),
+            access_log: setup.access_log,
             recorder: Rc::default(),
             upstreams: Upstreams::default(),
             deadlines: Rc::default(),

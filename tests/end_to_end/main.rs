@@ -15,6 +15,7 @@ mod forwarding;
 mod framing;
 mod memory;
 mod recording;
+mod reload;
 mod retries;
 mod rollback;
 mod split;
