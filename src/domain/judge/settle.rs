@@ -5,19 +5,30 @@
 //! So counts are kept by routing tick and handed out slot by slot, in order, once next to nothing of a slot is
 //! unfinished; what never ended by then is decided in the stable arm's disfavour, for good.
 //!
-//! A slot is a few ticks long because in routing order one dying connection is smeared over all the ticks in which its
-//! requests were drawn: the slot makes one toss of it again. A change of weight ends a slot early.
+//! A slot is as many ticks long as stable's requests usually take, because in routing order one dying connection is
+//! smeared over all the ticks in which its requests were drawn: the slot makes one toss of it again, two at worst. Only
+//! slots that are settled say how long the next one is, so its length cannot depend on its own coins. A change of weight
+//! ends a slot early.
 
 use std::collections::VecDeque;
 
 use super::bets::Counts;
+use super::logs::real;
 use crate::domain::outcome::Classes;
 use crate::domain::split::Weight;
 use crate::domain::time::{TICK, Tick};
 use crate::domain::window::{Arm, Drawn, Row};
 
-/// How many ticks are one toss, until there is a reference histogram to choose it by.
-const SLOT_TICKS: usize = 2;
+/// How many ticks are one toss at least: an answer within 100 ms ends in this tick or the next.
+const SHORTEST_SLOT: usize = 2;
+/// And at most: a slow service must not wait for its evidence forever.
+const LONGEST_SLOT: usize = 10;
+/// So many of stable's requests must have ended before they say how long a slot is.
+const KNOWN: f64 = 20.0;
+/// The share of them that ends within a slot.
+const WITHIN: f64 = 0.95;
+/// What a tick is worth after another one: half of it is forgotten after a minute.
+const MEMORY: f64 = 0.999;
 
 /// What is known of one arm's requests of one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -111,7 +122,7 @@ pub struct Slot {
 impl Slot {
     #[must_use]
     pub fn seconds(&self) -> f64 {
-        super::logs::real(self.ticks) * TICK.as_secs_f64()
+        real(self.ticks) * TICK.as_secs_f64()
     }
 }
 
@@ -128,6 +139,42 @@ pub enum Slack {
 struct Entry {
     weight: Weight,
     groups: Vec<Group>,
+    /// Of stable's requests: how many ended so many ticks after they were drawn, the slowest together.
+    ended_after: [u64; LONGEST_SLOT],
+}
+
+impl Entry {
+    fn of(weight: Weight) -> Entry {
+        Entry { weight, groups: Vec::new(), ended_after: [0; LONGEST_SLOT] }
+    }
+}
+
+/// How many ticks stable's requests take, in settled slots.
+#[derive(Debug, Default)]
+struct Pace {
+    ended_after: [f64; LONGEST_SLOT],
+}
+
+impl Pace {
+    fn learn(&mut self, entry: &Entry) {
+        for (known, new) in self.ended_after.iter_mut().zip(entry.ended_after) {
+            *known = MEMORY * *known + real(new);
+        }
+    }
+
+    /// How many ticks are one toss.
+    fn slot(&self) -> usize {
+        let all: f64 = self.ended_after.iter().sum();
+        if all < KNOWN {
+            return SHORTEST_SLOT;
+        }
+        let sums = self.ended_after.iter().scan(0.0, |sum, ended| {
+            *sum += ended;
+            Some(*sum)
+        });
+        let short = sums.take_while(|sum| *sum < WITHIN * all).count();
+        (short + 1).clamp(SHORTEST_SLOT, LONGEST_SLOT)
+    }
 }
 
 /// The ticks that are not settled yet: at most twice the patience, and older ones are not remembered.
@@ -137,19 +184,33 @@ pub struct Ring {
     /// Ticks after which a slot is handed out whatever is still missing.
     patience: u64,
     first: Tick,
+    now: Tick,
     entries: VecDeque<Entry>,
     last_weight: Option<Weight>,
+    pace: Pace,
+    /// How long the next slot is, unless the weight changes.
+    slot_ticks: usize,
 }
 
 impl Ring {
     #[must_use]
     pub fn new(slack: Slack, patience: u64) -> Ring {
-        Ring { slack, patience, first: Tick(0), entries: VecDeque::new(), last_weight: None }
+        Ring {
+            slack,
+            patience,
+            first: Tick(0),
+            now: Tick(0),
+            entries: VecDeque::new(),
+            last_weight: None,
+            pace: Pace::default(),
+            slot_ticks: SHORTEST_SLOT,
+        }
     }
 
     /// Notes that tick `now` has ended and had that weight. The first call says where time begins; after a gap longer
     /// than the patience it begins anew, which loses evidence for and against alike.
     pub fn advance(&mut self, now: Tick, weight: Weight) {
+        self.now = now;
         let known_until = Tick(self.first.0 + self.entries.len() as u64);
         let fresh = self.entries.is_empty() && self.last_weight.is_none();
         if fresh || now.since(known_until) > self.patience {
@@ -163,7 +224,9 @@ impl Ring {
 
     /// Counts what became known of requests drawn in one tick; those of a tick that is settled change nothing any more.
     pub fn count(&mut self, drawn: &Drawn, row: &Row) {
+        let after = usize::try_from(self.now.since(drawn.tick)).unwrap_or(usize::MAX).min(LONGEST_SLOT - 1);
         let Some(entry) = self.entry(drawn.tick, drawn.weight) else { return };
+        entry.ended_after[after] += row.stable.ended.judged();
         let group = group_of(&mut entry.groups, drawn.weight);
         group.canary.count(&row.canary);
         group.stable.count(&row.stable);
@@ -175,7 +238,7 @@ impl Ring {
             return None;
         }
         while self.entries.len() <= index {
-            self.entries.push_back(Entry { weight, groups: Vec::new() });
+            self.entries.push_back(Entry::of(weight));
         }
         self.entries.get_mut(index)
     }
@@ -194,9 +257,9 @@ impl Ring {
     fn next_slot(&self, now: Tick) -> Option<usize> {
         let over = usize::try_from((now.0 + 1).saturating_sub(self.first.0)).unwrap_or(usize::MAX);
         let weight = self.entries.front()?.weight;
-        let known = self.entries.iter().take(over.min(SLOT_TICKS + 1));
+        let known = self.entries.iter().take(over.min(self.slot_ticks + 1));
         let same = known.clone().take_while(|entry| entry.weight == weight).count();
-        if same >= SLOT_TICKS { Some(SLOT_TICKS) } else { (same < known.count()).then_some(same) }
+        if same >= self.slot_ticks { Some(self.slot_ticks) } else { (same < known.count()).then_some(same) }
     }
 
     fn is_finished(&self, length: usize) -> bool {
@@ -217,6 +280,7 @@ impl Ring {
         let mut weight = self.last_weight;
         for entry in self.entries.drain(..length) {
             weight = Some(entry.weight);
+            self.pace.learn(&entry);
             for from in entry.groups {
                 let into = group_of(&mut groups, from.weight);
                 into.canary.merge(&from.canary);
@@ -226,6 +290,7 @@ impl Ring {
         let changed = self.last_weight.is_some_and(|last| Some(last) != weight);
         self.last_weight = weight;
         self.first = last.next();
+        self.slot_ticks = self.pace.slot();
         Slot { last, ticks: length as u64, changed, groups }
     }
 }
@@ -312,6 +377,21 @@ mod tests {
         let ours = Classes { ours: 1, ..Classes::default() };
         ring.count(&drawn(1, HALF), &ended(gone, ours));
         assert_eq!(ring.settled(Tick(2)).unwrap().groups[0].failures(), Counts::default());
+    }
+
+    #[test]
+    fn slots_are_as_long_as_stables_requests_take() {
+        let mut ring = Ring::new(Slack::Hundredth, 100);
+        let mut lengths = Vec::new();
+        for tick in 1..40 {
+            ring.advance(Tick(tick), HALF);
+            ring.count(&drawn(tick, HALF), &routed(30, 10));
+            if tick > 4 {
+                ring.count(&drawn(tick - 4, HALF), &ended(well(30), well(10)));
+            }
+            lengths.extend(ring.settled(Tick(tick)).map(|slot| slot.ticks));
+        }
+        assert_eq!(lengths[..3], [2, 5, 5]);
     }
 
     #[test]
