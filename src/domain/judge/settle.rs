@@ -3,7 +3,8 @@
 //! Arms that *fail at different speed* distort the first seconds of an outage that they share: the canary refuses in a
 //! millisecond, stable times out after thirty seconds, and by time of completion every visible error is the canary's.
 //! So counts are kept by routing tick and handed out slot by slot, in order, once next to nothing of a slot is
-//! unfinished; what never ended by then is decided in the stable arm's disfavour, for good.
+//! unfinished; what never ended by then is decided in the stable arm's disfavour, for good. So is what a client gave up
+//! waiting for after longer than answers usually take: or impatient clients would hide the errors of the slower arm.
 //!
 //! A slot is as many ticks long as stable's requests usually take, because in routing order one dying connection is
 //! smeared over all the ticks in which its requests were drawn: the slot makes one toss of it again, two at worst. Only
@@ -36,22 +37,26 @@ pub struct Fates {
     routed: u64,
     ended: Classes,
     over: u64,
+    /// Of the abandoned: those whose answer was overdue when the client left.
+    given_up: u64,
 }
 
 impl Fates {
-    fn count(&mut self, arm: &Arm) {
+    fn count(&mut self, arm: &Arm, overdue: bool) {
         self.routed += arm.routed;
         self.ended.merge(&arm.ended);
         self.over += arm.over;
+        self.given_up += if overdue { arm.unanswered } else { 0 };
     }
 
     fn merge(&mut self, other: &Fates) {
         self.routed += other.routed;
         self.ended.merge(&other.ended);
         self.over += other.over;
+        self.given_up += other.given_up;
     }
 
-    /// Abandoned requests and those that we broke ourselves are taken out: they say nothing.
+    /// Requests that nobody abandoned and that we did not break ourselves.
     #[must_use]
     pub fn unfinished(&self) -> u64 {
         self.routed.saturating_sub(self.ended.total())
@@ -71,28 +76,28 @@ impl Group {
         Group { weight, canary: Fates::default(), stable: Fates::default() }
     }
 
-    /// Failures; stable's unfinished requests are among them, the canary's are not.
+    /// Failures; what is unfinished or was given up is one of stable's, but none of the canary's.
     #[must_use]
     pub fn failures(&self) -> Counts {
         self.against_stable(|ended| ended.failure)
     }
 
-    /// Rejected (4xx); what is unfinished is charged to stable as well.
+    /// Rejected (4xx); what is unfinished or was given up is charged to stable as well.
     #[must_use]
     pub fn rejected(&self) -> Counts {
         self.against_stable(|ended| ended.rejected)
     }
 
-    /// Failures and what took longer than the limit: whatever is unfinished when it is handed out is that, in both
-    /// arms.
+    /// Failures and what took longer than the limit: whatever is unfinished when it is handed out, or was given up after
+    /// longer than that, is among them in both arms.
     #[must_use]
     pub fn over(&self) -> Counts {
         let bad = |arm: &Fates| arm.ended.failure + arm.over.min(arm.ended.success + arm.ended.rejected);
         let [canary, stable] = [&self.canary, &self.stable];
         Counts {
-            canary_bad: bad(canary) + canary.unfinished(),
+            canary_bad: bad(canary) + canary.unfinished() + canary.given_up,
             canary_ok: canary.ended.judged() - bad(canary),
-            stable_bad: bad(stable) + stable.unfinished(),
+            stable_bad: bad(stable) + stable.unfinished() + stable.given_up,
             stable_ok: stable.ended.judged() - bad(stable),
         }
     }
@@ -101,8 +106,8 @@ impl Group {
         let (canary, stable) = (&self.canary.ended, &self.stable.ended);
         Counts {
             canary_bad: bad(canary),
-            canary_ok: canary.judged() - bad(canary) + self.canary.unfinished(),
-            stable_bad: bad(stable) + self.stable.unfinished(),
+            canary_ok: canary.judged() - bad(canary) + self.canary.unfinished() + self.canary.given_up,
+            stable_bad: bad(stable) + self.stable.unfinished() + self.stable.given_up,
             stable_ok: stable.judged() - bad(stable),
         }
     }
@@ -224,12 +229,23 @@ impl Ring {
 
     /// Counts what became known of requests drawn in one tick; those of a tick that is settled change nothing any more.
     pub fn count(&mut self, drawn: &Drawn, row: &Row) {
-        let after = usize::try_from(self.now.since(drawn.tick)).unwrap_or(usize::MAX).min(LONGEST_SLOT - 1);
+        let after = self.now.since(drawn.tick);
+        let overdue = after >= self.overdue();
         let Some(entry) = self.entry(drawn.tick, drawn.weight) else { return };
-        entry.ended_after[after] += row.stable.ended.judged();
+        let slot = usize::try_from(after).unwrap_or(usize::MAX).min(LONGEST_SLOT - 1);
+        entry.ended_after[slot] += row.stable.ended.judged();
         let group = group_of(&mut entry.groups, drawn.weight);
-        group.canary.count(&row.canary);
-        group.stable.count(&row.stable);
+        group.canary.count(&row.canary, overdue);
+        group.stable.count(&row.stable, overdue);
+    }
+
+    /// After so many ticks a client who leaves has waited too long: longer than stable usually takes, or, where time
+    /// itself is judged, longer than the limit.
+    fn overdue(&self) -> u64 {
+        match self.slack {
+            Slack::Hundredth => self.slot_ticks as u64,
+            Slack::None => self.patience.saturating_sub(1),
+        }
     }
 
     fn entry(&mut self, tick: Tick, weight: Weight) -> Option<&mut Entry> {
@@ -392,6 +408,18 @@ mod tests {
             lengths.extend(ring.settled(Tick(tick)).map(|slot| slot.ticks));
         }
         assert_eq!(lengths[..3], [2, 5, 5]);
+    }
+
+    #[test]
+    fn what_a_client_gave_up_late_is_decided_against_stable() {
+        let mut ring = ring(&[HALF, HALF]);
+        ring.count(&drawn(1, HALF), &routed(3, 3));
+        ring.advance(Tick(30), HALF);
+        let left = Arm { ended: Classes { abandoned: 3, ..Classes::default() }, unanswered: 2, ..Arm::default() };
+        ring.count(&drawn(1, HALF), &Row { stable: left, canary: left });
+        let slot = ring.settled(Tick(30)).unwrap();
+        assert_eq!(slot.groups[0].failures(), Counts { canary_ok: 2, stable_bad: 2, ..Counts::default() });
+        assert_eq!(slot.groups[0].over(), Counts { canary_bad: 2, stable_bad: 2, ..Counts::default() });
     }
 
     #[test]
