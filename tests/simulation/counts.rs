@@ -14,12 +14,17 @@ use penstock::domain::window::{Arm, Drawn, Row};
 
 use super::luck::{binomial, poisson};
 
+/// Ticks until a client who does not wait for a slow failure leaves.
+const IMPATIENCE: usize = 20;
+
 /// How one arm answers the requests of one tick.
 #[derive(Debug, Clone, Copy)]
 pub struct Answers {
     pub failing: f64,
     /// Ticks until a failure is seen.
     pub fails_after: usize,
+    /// Of the failures: not waited for by the client, who left two seconds after the request.
+    pub unseen: f64,
     pub rejected: f64,
     pub abandoned: f64,
     /// Of those answered well: slower than the latency limit, and by so many ticks seen later.
@@ -30,8 +35,16 @@ pub struct Answers {
 }
 
 impl Answers {
-    pub const WELL: Answers =
-        Answers { failing: 0.0, fails_after: 0, rejected: 0.0, abandoned: 0.0, over: 0.0, over_after: 6, after: 0 };
+    pub const WELL: Answers = Answers {
+        failing: 0.0,
+        fails_after: 0,
+        unseen: 0.0,
+        rejected: 0.0,
+        abandoned: 0.0,
+        over: 0.0,
+        over_after: 6,
+        after: 0,
+    };
     pub const DEAD: Answers = Answers { failing: 1.0, ..Answers::WELL };
 }
 
@@ -126,7 +139,13 @@ impl Pair {
         let success = requests - failed - abandoned - rejected;
         let over = binomial(&mut self.luck, success, answers.over);
         let later = binomial(&mut self.luck, success - over, 0.5);
-        self.end(answers.fails_after, drawn, role, Classes { failure: failed, ..Classes::default() }, 0);
+        let unseen = binomial(&mut self.luck, failed, answers.unseen);
+        self.end(answers.fails_after, drawn, role, Classes { failure: failed - unseen, ..Classes::default() }, 0);
+        if unseen > 0 {
+            let arm = self.arm(IMPATIENCE, drawn, role);
+            arm.ended.abandoned += unseen;
+            arm.unanswered += unseen;
+        }
         let early = Classes { success: success - over - later, rejected, abandoned, ..Classes::default() };
         self.end(answers.after, drawn, role, early, 0);
         self.end(answers.after + 1, drawn, role, Classes { success: later, ..Classes::default() }, 0);

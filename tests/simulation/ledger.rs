@@ -130,7 +130,10 @@ impl Ledger {
         assert_eq!(standing.exposure.is_some(), !standing.weight.is_zero(), "exposed is what has a weight");
         for sealed in &self.sealed {
             assert!(standing.seals.contains_key(sealed), "sealed stays sealed until a person unseals");
-            assert!(standing.canary.as_ref() != Some(sealed) || standing.weight.is_zero(), "what is sealed gets nothing");
+            assert!(
+                standing.canary.as_ref() != Some(sealed) || standing.weight.is_zero(),
+                "what is sealed gets nothing"
+            );
             assert_ne!(standing.stable, *sealed, "what is sealed is not stable");
         }
         assert!(standing.exposure.is_some() || standing.probe.is_none(), "probes end with their exposure");
@@ -192,6 +195,7 @@ impl Ledger {
 
 fn conserved(arm: &Arm) {
     assert!(arm.rescued <= arm.unreachable && arm.unreachable <= arm.ended.get(Class::Failure), "{arm:?}");
+    assert!(arm.unanswered <= arm.ended.abandoned, "{arm:?}");
     assert!(arm.over <= arm.ended.success + arm.ended.rejected, "{arm:?}");
 }
 

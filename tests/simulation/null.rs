@@ -41,6 +41,8 @@ enum Trouble {
     Outage,
     /// Both fail three of ten.
     PartOutage,
+    /// An outage of which the slower arm's failures are seen by few: clients leave before.
+    Impatience,
     /// Both are over the latency limit, one of them 5 s slower than the other.
     Slowness,
     /// Twenty requests of one tick fail together; no other failures.
@@ -55,11 +57,12 @@ enum Trouble {
     All,
 }
 
-const TROUBLES: [Trouble; 10] = [
+const TROUBLES: [Trouble; 11] = [
     Trouble::None,
     Trouble::Edge,
     Trouble::Outage,
     Trouble::PartOutage,
+    Trouble::Impatience,
     Trouble::Slowness,
     Trouble::Clusters,
     Trouble::Dying,
@@ -81,6 +84,8 @@ struct Scenario {
     /// Ticks in which something is wrong with both arms, and ticks by which canary and stable notice it late.
     incidents: Vec<Incident>,
     over: f64,
+    /// The share of clients who do not wait for the slower arm.
+    impatient: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -123,6 +128,7 @@ impl Scenario {
             first,
             incidents: (0..luck.u64(1..=3)).map(|_| Incident::drawn(&mut luck)).collect(),
             over: pick(&mut luck, &[0.002, 0.009, 0.012]),
+            impatient: pick(&mut luck, &[0.05, 0.2, 0.5, 1.0]),
         }
     }
 
@@ -171,6 +177,10 @@ impl Scenario {
         for (arm, after) in [(&mut canary, incident.canary_after), (&mut stable, incident.stable_after)] {
             match self.trouble {
                 Trouble::Outage | Trouble::All => (arm.failing, arm.fails_after) = (1.0, after),
+                Trouble::Impatience => {
+                    (arm.failing, arm.fails_after) = (1.0, after);
+                    arm.unseen = if after > 20 { self.impatient } else { 0.0 };
+                }
                 Trouble::PartOutage => (arm.failing, arm.fails_after) = (0.3, after),
                 Trouble::Slowness => (arm.over, arm.over_after) = (1.0, after.max(6)),
                 _ => {}

@@ -56,6 +56,7 @@ struct Flight {
     unreachable: bool,
     rescued: bool,
     over: bool,
+    unanswered: bool,
 }
 
 enum Happens {
@@ -127,7 +128,7 @@ impl World {
         let (engine, subscriber) = Engine::new(&definition, workers);
         let meddlers = luck.u64(..4) > 0;
         let bad_from = Moment(luck.u64(..micros(MEDDLING)));
-        let backends = backends(&mut luck, canary, bad_from);
+        let backends = backends(&mut luck, canary, bad_from, definition.timeouts.response_head);
         let last_word = pick(&mut luck, &[500, 1_000, 2_500, 5_000]);
         let mut world = World {
             now: Moment::default(),
@@ -181,6 +182,13 @@ impl World {
 
     /// Runs until everything has ended and every batch has arrived.
     pub fn run(mut self) -> Story {
+        if std::env::var_os("PENSTOCK_SEED").is_some() {
+            let workers = self.workers.len();
+            println!(
+                "{:?} from {:?}, {}/s, {workers} workers, {:?}",
+                self.canary, self.bad_from, self.rate, self.backends
+            );
+        }
         while let Some(((at, _), happens)) = self.agenda.pop_first() {
             self.now = at;
             if self.now > self.closes && self.only_clockwork(&happens) {
@@ -324,7 +332,8 @@ impl World {
         }
         let class = if unreachable { Class::Failure } else { class };
         let over = over && !matches!(class, Class::Abandoned | Class::Failure);
-        let flight = Flight { worker, in_flight, charge, class, unreachable, rescued, over };
+        let unanswered = class == Class::Abandoned; // who leaves here leaves before the head
+        let flight = Flight { worker, in_flight, charge, class, unreachable, rescued, over, unanswered };
         self.at(self.now.plus(after), Happens::End(Box::new(flight)));
     }
 
@@ -355,6 +364,7 @@ impl World {
             arm.over += u64::from(flight.over);
             arm.unreachable += u64::from(flight.unreachable);
             arm.rescued += u64::from(flight.rescued);
+            arm.unanswered += u64::from(flight.unanswered);
         }
     }
 
@@ -411,8 +421,8 @@ impl World {
 
     /// Persons do all kinds of things, some of them twice and some by an old picture.
     fn meddling(&mut self) {
-        if self.now.plus(Duration::from_secs(1)).since(Moment::default()) < MEDDLING {
-            let gap = self.luck.u64(200_000..12_000_000);
+        let gap = self.luck.u64(200_000..12_000_000);
+        if self.now.0 + gap < micros(MEDDLING) {
             self.after_micros(gap, Happens::Meddling);
         }
         let request = match self.luck.u64(..40) {
@@ -556,7 +566,7 @@ fn definition(luck: &mut fastrand::Rng, canary: Canary) -> Definition {
 }
 
 /// Both versions alike, through troubles that they share but notice at different speeds; and the canary's own fault.
-fn backends(luck: &mut fastrand::Rng, canary: Canary, bad_from: Moment) -> [Backend; 2] {
+fn backends(luck: &mut fastrand::Rng, canary: Canary, bad_from: Moment, head: Duration) -> [Backend; 2] {
     let healthy = Backend::healthy(luck);
     let mut both = [healthy.clone(), healthy];
     if luck.bool() {
@@ -572,7 +582,7 @@ fn backends(luck: &mut fastrand::Rng, canary: Canary, bad_from: Moment) -> [Back
                 2 => Fault::Fails(0.3, after),
                 3 => Fault::Rejects,
                 4 => Fault::RefusesConnections,
-                _ => Fault::Slow(Duration::from_millis(900) + after),
+                _ => Fault::Slow((Duration::from_millis(500) + after).min(head / 2)), // or the slower one would fail
             };
             backend.faults.push((from, to, fault));
         }
