@@ -57,7 +57,7 @@ impl Ledger {
     pub fn enacted(&mut self, before: &State, after: &State, event: &Event, by: By) {
         let (was, is) = (standing(before), standing(after));
         assert_eq!(after.revision(), before.revision() + 1, "every event is a revision");
-        self.weight_moved_as_declared(was, is, &event.change);
+        weight_moved_as_declared(was, is, &event.change);
         if by == By::Person {
             self.granted = is.weight;
         } else {
@@ -69,22 +69,6 @@ impl Ledger {
         self.replica.apply(&serde_json::from_str(&text).expect("what was written can be read"));
         self.journal.push(text);
         self.check(after);
-    }
-
-    fn weight_moved_as_declared(&self, was: &Standing, is: &Standing, change: &Change) {
-        let declared = match change {
-            Change::WeightSet { from, to, .. }
-            | Change::ProbeBegan { from, to, .. }
-            | Change::ProbeEnded { from, to, .. } => Some((*from, *to)),
-            Change::Aborted { from, .. } | Change::RolledBack { from, .. } => Some((*from, Weight::ZERO)),
-            Change::Promoted { .. } => Some((was.weight, Weight::ZERO)),
-            _ => None,
-        };
-        let (from, to) = declared.unwrap_or((was.weight, was.weight));
-        assert_eq!((was.weight, is.weight), (from, to), "a weight moves as its event says: {change:?}");
-        if change.lowers() {
-            assert!(is.weight <= was.weight, "what is said to lower lowers: {change:?}");
-        }
     }
 
     fn machine_kept_its_rules(&mut self, was: &Standing, is: &Standing, change: &Change) {
@@ -190,6 +174,22 @@ impl Ledger {
             replayed.apply(&serde_json::from_str(line).expect("what was written can be read"));
         }
         same(state, &replayed);
+    }
+}
+
+fn weight_moved_as_declared(was: &Standing, is: &Standing, change: &Change) {
+    let declared = match change {
+        Change::WeightSet { from, to, .. }
+        | Change::ProbeBegan { from, to, .. }
+        | Change::ProbeEnded { from, to, .. } => Some((*from, *to)),
+        Change::Aborted { from, .. } | Change::RolledBack { from, .. } => Some((*from, Weight::ZERO)),
+        Change::Promoted { .. } => Some((was.weight, Weight::ZERO)),
+        _ => None,
+    };
+    let (from, to) = declared.unwrap_or((was.weight, was.weight));
+    assert_eq!((was.weight, is.weight), (from, to), "a weight moves as its event says: {change:?}");
+    if change.lowers() {
+        assert!(is.weight <= was.weight, "what is said to lower lowers: {change:?}");
     }
 }
 

@@ -27,6 +27,9 @@ const ONE_IN: u64 = 1_000;
 #[test]
 fn bad_canaries_reach_zero_and_good_ones_are_left_alone() {
     let seeds = sweep::asked("PENSTOCK_SEEDS", USUAL_SEEDS);
+    if std::env::var_os("PENSTOCK_SEED").is_some() {
+        println!("{}", World::new(sweep::asked("PENSTOCK_SEED", 0)).describe());
+    }
     let ran = sweep::over(seeds, |seed| catch_unwind(AssertUnwindSafe(|| World::new(seed).run())).ok());
     let (stories, broken): (Vec<_>, Vec<_>) = ran.iter().partition(|(_, story)| story.is_some());
     let stories: Vec<(u64, &Story)> = stories.into_iter().filter_map(|(seed, s)| Some((*seed, s.as_ref()?))).collect();
@@ -50,7 +53,7 @@ fn bad_canaries_reach_zero_and_good_ones_are_left_alone() {
         sum(|story| story.rolled_back.len() as u64),
         sum(|story| story.probes),
     );
-    assert!(broken.is_empty(), "{} of {seeds} worlds broke a rule, first: {}", broken.len(), replay(broken[0].0));
+    assert!(broken.is_empty(), "{} of {} worlds broke a rule, first: {}", broken.len(), ran.len(), replay(broken[0].0));
     assert!(wronged.len() as u64 <= good / ONE_IN, "{} of {good} good canaries were rolled back", wronged.len());
 }
 

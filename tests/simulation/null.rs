@@ -21,7 +21,7 @@ use super::sweep;
 const HALF_HOUR: u64 = 18_000;
 /// At most one in so many may be convicted: none of the number that plain `cargo test` runs.
 const ONE_IN: u64 = 1_000;
-const USUAL_RUNS: u64 = 180;
+const USUAL_RUNS: u64 = 220;
 
 const RATES: [f64; 5] = [10.0, 30.0, 100.0, 300.0, 1_000.0];
 const BASELINES: [f64; 2] = [0.001, 0.01];

@@ -54,16 +54,16 @@ fn a_dead_canary_costs_about_what_the_design_measured() {
         "dead canary, stable fails 1 of 1000: canary requests (seconds), medians of {runs}; in brackets the design's"
     );
     for (points, design) in DEAD {
-        let mut line = format!("{:>5}", Weight::from_basis_points(points).expect("a weight").to_string());
+        let mut line = vec![Weight::from_basis_points(points).expect("a weight").to_string()];
         for (at, rate) in RATES.into_iter().enumerate() {
             let (exposed, seconds) = medians(points, rate, &Answers::DEAD, &stable, runs).expect("the dead are found");
-            line += &format!(" | {exposed} ({seconds} s)");
+            let measured = design.map_or_else(String::new, |design| format!(" [{}]", design[at]));
+            line.push(format!("{exposed} ({seconds} s){measured}"));
             if let Some(design) = design {
-                line += &format!(" [{}]", design[at]);
                 assert!(exposed <= 2 * design[at] + 10, "{points}, {rate}/s: {exposed} canary requests");
             }
         }
-        println!("{line}");
+        println!("{}", line.join(" | "));
     }
 }
 
@@ -74,11 +74,11 @@ fn a_partly_bad_canary_is_found_too() {
     println!("1000/s, stable fails 1 of 1000: canary requests (seconds), medians of {runs}");
     for failing in [0.5, 0.2, 0.05] {
         let canary = Answers { failing, ..Answers::WELL };
-        let mut line = format!("{:>3} % bad", failing * 100.0);
+        let mut line = vec![format!("{} % bad", failing * 100.0)];
         for points in [500, 2_500, 5_000] {
             let (exposed, seconds) = medians(points, 1_000.0, &canary, &stable, runs).expect("it is found");
-            line += &format!(" | {} %: {exposed} ({seconds} s)", points / 100);
+            line.push(format!("{} %: {exposed} ({seconds} s)", points / 100));
         }
-        println!("{line}");
+        println!("{}", line.join(" | "));
     }
 }

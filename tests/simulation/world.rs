@@ -50,13 +50,19 @@ enum Canary {
 /// One request between its coin and its end.
 struct Flight {
     worker: usize,
-    in_flight: Option<InFlight>,
+    attempt: Option<InFlight>,
     charge: Option<(Drawn, Role)>,
     class: Class,
-    unreachable: bool,
-    rescued: bool,
+    reach: Reach,
     over: bool,
-    unanswered: bool,
+}
+
+/// Whether the drawn version could be tried at all, as in `proxy::recorder`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Reached,
+    Unreachable,
+    Rescued,
 }
 
 enum Happens {
@@ -155,7 +161,7 @@ impl World {
             luck,
         };
         world.pinned.insert("x-canary", http::HeaderValue::from_static("always"));
-        world.closes = Moment::default().plus(MEDDLING + world.patience());
+        world.closes = world.left_alone().plus(world.patience());
         for index in 0..workers {
             let mut subscriber = subscriber.clone();
             let seen = Arc::clone(subscriber.current());
@@ -173,22 +179,28 @@ impl World {
         world
     }
 
-    /// How long the judge may take after the last word: some seconds, a hundred and twenty canary requests, and what a
+    /// From when on the canary can be told from stable: nobody meddles, and stable has no trouble of its own.
+    fn left_alone(&self) -> Moment {
+        let shared = self.backends[0].faults.iter().map(|(_, to, _)| *to).max();
+        self.bad_from.max(Moment::default().plus(MEDDLING)).max(shared.unwrap_or_default())
+    }
+
+    /// How long the judge may take from then on: some seconds, a hundred and twenty canary requests, and what a
     /// hanging endpoint keeps to itself.
     fn patience(&self) -> Duration {
         let needed = Duration::from_secs_f64(120.0 / (self.rate * self.last_word.fraction()));
         Duration::from_secs(20) + needed + 2 * self.definition.timeouts.response_head
     }
 
+    /// What is the matter here, for who replays a failure.
+    pub fn describe(&self) -> String {
+        let workers = self.workers.len();
+        let World { canary, bad_from, rate, backends, definition, .. } = self;
+        format!("{canary:?} from {bad_from:?}, {rate}/s, {workers} workers, {backends:#?}, {:?}", definition.policy)
+    }
+
     /// Runs until everything has ended and every batch has arrived.
     pub fn run(mut self) -> Story {
-        if std::env::var_os("PENSTOCK_SEED").is_some() {
-            let workers = self.workers.len();
-            println!(
-                "{:?} from {:?}, {}/s, {workers} workers, {:?}",
-                self.canary, self.bad_from, self.rate, self.backends
-            );
-        }
         while let Some(((at, _), happens)) = self.agenda.pop_first() {
             self.now = at;
             if self.now > self.closes && self.only_clockwork(&happens) {
@@ -311,29 +323,28 @@ impl World {
 
     /// Tries the version's endpoints, and stable's if none of them can be reached.
     fn send(&mut self, worker: usize, service: &Service, version: usize, charge: Option<(Drawn, Role)>) {
-        let mut answer = self.attempt(service, version);
-        let unreachable = answer.1 == Answer::Refused;
+        let (mut attempt, mut answer) = self.attempt(service, version);
+        let unreachable = answer == Answer::Refused;
         if unreachable && version != service.split.stable {
-            answer = self.attempt(service, service.split.stable);
+            (attempt, answer) = self.attempt(service, service.split.stable);
         }
-        let (in_flight, answer) = answer;
         let head = self.definition.timeouts.response_head;
-        let (mut after, mut class) = match answer {
+        let (after, class) = match answer {
             Answer::Refused => (Duration::ZERO, Class::Failure),
             Answer::Never => (head, Class::Failure),
             Answer::After(after, _) if after > head => (head, Class::Failure),
             Answer::After(after, class) => (after, class),
         };
-        let rescued = unreachable && version != service.split.stable && class != Class::Failure;
-        let over = class != Class::Failure && service.over_micros.is_some_and(|over| micros(after) > over);
         let patience = Duration::from_millis(self.luck.u64(500..60_000));
-        if !unreachable && after > patience {
-            (after, class) = (patience, Class::Abandoned);
-        }
-        let class = if unreachable { Class::Failure } else { class };
-        let over = over && !matches!(class, Class::Abandoned | Class::Failure);
-        let unanswered = class == Class::Abandoned; // who leaves here leaves before the head
-        let flight = Flight { worker, in_flight, charge, class, unreachable, rescued, over, unanswered };
+        let (after, class, reach) = match (unreachable, class) {
+            (true, Class::Failure) => (after, Class::Failure, Reach::Unreachable),
+            (true, _) => (after, Class::Failure, Reach::Rescued),
+            (false, _) if after > patience => (patience, Class::Abandoned, Reach::Reached),
+            (false, class) => (after, class, Reach::Reached),
+        };
+        let late = service.over_micros.is_some_and(|over| micros(after) > over);
+        let over = late && matches!(class, Class::Success | Class::Rejected);
+        let flight = Flight { worker, attempt, charge, class, reach, over };
         self.at(self.now.plus(after), Happens::End(Box::new(flight)));
     }
 
@@ -356,15 +367,15 @@ impl World {
         if let Some(later) = self.stalled(flight.worker) {
             return self.at(later, Happens::End(flight));
         }
-        drop(flight.in_flight);
+        drop(flight.attempt);
         let Some((drawn, role)) = flight.charge else { return };
         let Some(row) = self.workers[flight.worker].batch.requests.row(drawn) else { return };
         for arm in [row.arm(role), self.truth.entry(drawn).or_default().arm(role)] {
             arm.ended.add(flight.class);
             arm.over += u64::from(flight.over);
-            arm.unreachable += u64::from(flight.unreachable);
-            arm.rescued += u64::from(flight.rescued);
-            arm.unanswered += u64::from(flight.unanswered);
+            arm.unreachable += u64::from(flight.reach != Reach::Reached);
+            arm.rescued += u64::from(flight.reach == Reach::Rescued);
+            arm.unanswered += u64::from(flight.class == Class::Abandoned); // clients here leave before the head
         }
     }
 
@@ -441,18 +452,18 @@ impl World {
             2 => Precondition::Revision(current.wrapping_sub(1)),
             _ => Precondition::Any,
         };
-        self.person(request, precondition);
+        self.person(&request, precondition);
     }
 
-    fn person(&mut self, request: Request, precondition: Precondition) {
+    fn person(&mut self, request: &Request, precondition: Precondition) {
         let before = standing(&self.engine.state).clone();
         let revision = self.engine.state.services().next().expect("the only service").revision;
-        let lowers = match &request {
+        let lowers = match request {
             Request::Weight(to) => *to < before.weight || before.canary.is_none() && to.is_zero(),
             Request::Abort => true,
             Request::Promote | Request::Unseal(_) => false,
         };
-        let raises = matches!(&request, Request::Weight(to) if *to > before.weight) || request == Request::Promote;
+        let raises = matches!(request, Request::Weight(to) if *to > before.weight) || *request == Request::Promote;
         let result = self.engine.command(self.now, request.clone(), precondition);
         assert!(!lowers || result.is_ok(), "lowering always succeeds: {request:?} gave {result:?}");
         let current = matches!(precondition, Precondition::Any) || precondition == Precondition::Revision(revision);
@@ -465,8 +476,8 @@ impl World {
     /// Gives the canary a weight at which there is a coin, whatever happened to it before, and leaves it to the judge.
     fn last_word(&mut self) {
         if self.meddlers {
-            self.person(Request::Unseal(version("v2")), Precondition::Any);
-            self.person(Request::Weight(self.last_word), Precondition::Any);
+            self.person(&Request::Unseal(version("v2")), Precondition::Any);
+            self.person(&Request::Weight(self.last_word), Precondition::Any);
         }
     }
 
@@ -500,13 +511,12 @@ impl World {
         let acting = self.definition.policy.mode == Mode::AbortOnly;
         match self.canary {
             Canary::Bad(fault) if acting && standing.canary.is_some() => {
-                let since = self.bad_from.max(Moment::default().plus(MEDDLING));
                 assert!(
                     standing.weight.is_zero(),
                     "{fault:?} since {:?} and still at {} after {:?}, {}/s: {standing:?}",
                     self.bad_from,
                     standing.weight,
-                    self.now.since(since),
+                    self.now.since(self.left_alone()),
                     self.rate
                 );
             }
