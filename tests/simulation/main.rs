@@ -1,9 +1,9 @@
 //! The pure core under simulation: virtual time, one seed per run, and everything that may go wrong between a request
 //! and a verdict.
 //!
-//! `world` is event by event, with workers, late batches and persons; the `ledger` checks it after every step. `null` and
-//! `power` are tick by tick, by counts, and measure what the judge costs. A failure prints the line that replays it;
-//! `PENSTOCK_SEEDS=n` sweeps more worlds.
+//! `world` is event by event, with workers, late batches and persons; the `ledger` checks it after every step. `null`
+//! and `power` are tick by tick, by counts, and measure what the judge costs. A failure prints the line that replays
+//! it; `PENSTOCK_SEEDS=n` sweeps more worlds.
 
 mod backend;
 mod counts;

@@ -21,7 +21,7 @@ use super::sweep;
 const HALF_HOUR: u64 = 18_000;
 /// At most one in so many may be convicted: none of the number that plain `cargo test` runs.
 const ONE_IN: u64 = 1_000;
-const USUAL_RUNS: u64 = 220;
+const USUAL_RUNS: u64 = 240;
 
 const RATES: [f64; 5] = [10.0, 30.0, 100.0, 300.0, 1_000.0];
 const BASELINES: [f64; 2] = [0.001, 0.01];
@@ -34,8 +34,8 @@ const HIGH: [u16; 3] = [7_500, 9_500, 10_000];
 enum Trouble {
     /// Nothing but chance.
     None,
-    /// The canary is as bad as tolerated: 1.1 times stable's rate, and five in ten thousand more. Without a latency limit:
-    /// where failures alone come near to that, it is worse, and nothing is tolerated.
+    /// The canary is as bad as tolerated: 1.1 times stable's rate, and five in ten thousand more. Without a latency
+    /// limit: where failures alone come near to that, it is worse, and nothing is tolerated.
     Edge,
     /// Both arms fail everything for 20 to 60 s, at once or one of them 5 s later.
     Outage,
@@ -47,8 +47,10 @@ enum Trouble {
     Slowness,
     /// Twenty requests of one tick fail together; no other failures.
     Clusters,
-    /// Answers of half a second, and every ten seconds a connection dies with half of what an arm has under way.
+    /// Answers of half a second, and every 30 s a connection dies with half of what an arm has under way.
     Dying,
+    /// Every ten seconds.
+    DyingOften,
     /// Both arms fail about as much as the limit allows, and wander about it.
     AtLimit,
     /// The same with the canary at 75 to 100 %: probes.
@@ -57,7 +59,7 @@ enum Trouble {
     All,
 }
 
-const TROUBLES: [Trouble; 11] = [
+const TROUBLES: [Trouble; 12] = [
     Trouble::None,
     Trouble::Edge,
     Trouble::Outage,
@@ -66,6 +68,7 @@ const TROUBLES: [Trouble; 11] = [
     Trouble::Slowness,
     Trouble::Clusters,
     Trouble::Dying,
+    Trouble::DyingOften,
     Trouble::AtLimit,
     Trouble::Probes,
     Trouble::All,
@@ -164,7 +167,7 @@ impl Scenario {
             rejected: 0.02,
             abandoned: 0.002,
             over: self.over,
-            after: if matches!(self.trouble, Trouble::Dying | Trouble::All) { 5 } else { 0 },
+            after: if self.connections_die() { 5 } else { 0 },
             ..Answers::WELL
         };
         let (mut canary, mut stable) = (usual, usual);
@@ -189,6 +192,10 @@ impl Scenario {
         (canary, stable)
     }
 
+    fn connections_die(&self) -> bool {
+        matches!(self.trouble, Trouble::Dying | Trouble::DyingOften | Trouble::All)
+    }
+
     fn accident(&self, pair: &mut Pair, drawn: Drawn) {
         if matches!(self.trouble, Trouble::Clusters | Trouble::All) {
             // As often as makes the baseline out of clusters alone.
@@ -198,7 +205,8 @@ impl Scenario {
                 pair.cluster(drawn, role, 20);
             }
         }
-        if matches!(self.trouble, Trouble::Dying | Trouble::All) && pair.luck.u64(..100) == 0 {
+        let every = if self.trouble == Trouble::Dying { 300 } else { 100 };
+        if self.connections_die() && pair.luck.u64(..every) == 0 {
             let role: Role = pair.struck(drawn);
             pair.connection_dies(role);
         }
