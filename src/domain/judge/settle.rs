@@ -3,13 +3,13 @@
 //! Arms that *fail at different speed* distort the first seconds of an outage that they share: the canary refuses in a
 //! millisecond, stable times out after thirty seconds, and by time of completion every visible error is the canary's.
 //! So counts are kept by routing tick and handed out slot by slot, in order, once next to nothing of a slot is
-//! unfinished; what never ended by then is decided in the stable arm's disfavour, for good. So is what a client gave up
-//! waiting for after longer than answers usually take: or impatient clients would hide the errors of the slower arm.
+//! unfinished; what never ended by then is decided in the stable arm's disfavour, for good. So is what a client gave
+//! up waiting for after longer than answers usually take: the impatient would hide the errors of the slower arm.
 //!
 //! A slot is as many ticks long as stable's requests usually take, because in routing order one dying connection is
-//! smeared over all the ticks in which its requests were drawn: the slot makes one toss of it again, two at worst. Only
-//! slots that are settled say how long the next one is, so its length cannot depend on its own coins. A change of weight
-//! ends a slot early.
+//! smeared over all the ticks in which its requests were drawn: the slot makes one toss of it again, two at worst.
+//! Only slots that are settled say how long the next one is, so its length cannot depend on its own coins. A change of
+//! weight ends a slot early.
 
 use std::collections::VecDeque;
 
@@ -88,8 +88,8 @@ impl Group {
         self.against_stable(|ended| ended.rejected)
     }
 
-    /// Failures and what took longer than the limit: whatever is unfinished when it is handed out, or was given up after
-    /// longer than that, is among them in both arms.
+    /// Failures and what took longer than the limit: whatever is unfinished when it is handed out, or was given up
+    /// after longer than that, is among them in both arms.
     #[must_use]
     pub fn over(&self) -> Counts {
         let bad = |arm: &Fates| arm.ended.failure + arm.over.min(arm.ended.success + arm.ended.rejected);
