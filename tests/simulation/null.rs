@@ -262,7 +262,8 @@ fn healthy_half_hours_end_without_a_rollback() {
             row.probes += ended.probes;
         }
         if let Some((seconds, conviction)) = &ended.convicted {
-            println!("PENSTOCK_SEED={seed} ({scenario}), {seconds} s: {}, {}", conviction.trigger, conviction.because);
+            println!("PENSTOCK_SEED={seed} cargo test --test simulation healthy -- --nocapture");
+            println!("    # {scenario}, {seconds} s: {}, {}", conviction.trigger, conviction.because);
         }
     }
     println!(
