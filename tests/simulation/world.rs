@@ -592,7 +592,8 @@ fn backends(luck: &mut fastrand::Rng, canary: Canary, bad_from: Moment, head: Du
                 2 => Fault::Fails(0.3, after),
                 3 => Fault::Rejects,
                 4 => Fault::RefusesConnections,
-                _ => Fault::Slow((Duration::from_millis(500) + after).min(head / 2)), // or the slower one would fail
+                // Over any limit here, and no failure.
+                _ => Fault::Slow((Duration::from_millis(900) + after).min(head / 2)),
             };
             backend.faults.push((from, to, fault));
         }
