@@ -153,8 +153,8 @@ pub(super) async fn at_hangups(control: Control) -> io::Result<()> {
     Ok(())
 }
 
-/// Reloads when the file's content changes: for files that are swapped by a symbolic link (a mounted `ConfigMap`) or that
-/// live on a network, where nothing tells of a change.
+/// Reloads when the file's content changes: for files that are swapped by a symbolic link (a mounted `ConfigMap`) or
+/// that live on a network, where nothing tells of a change.
 pub(super) async fn at_changes(control: Control, file: PathBuf, every: Duration) {
     let mut known = content(&file).await;
     loop {

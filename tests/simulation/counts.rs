@@ -8,7 +8,7 @@ use penstock::domain::names::{Exposure, VersionName};
 use penstock::domain::outcome::Classes;
 use penstock::domain::service::Timeouts;
 use penstock::domain::split::{Role, Weight};
-use penstock::domain::standing::{Change, Input, Request, Standing};
+use penstock::domain::standing::{Change, Declared, Input, Request, Standing};
 use penstock::domain::time::{Moment, TICK, Tick};
 use penstock::domain::window::{Arm, Drawn, Row};
 
@@ -67,10 +67,10 @@ impl Pair {
         let name = |text| VersionName::new(text).expect("a name");
         Pair {
             luck: fastrand::Rng::with_seed(seed),
-            standing: Standing::new(name("v1"), Some(name("v2")), weight, Exposure(1)),
+            standing: Standing::new(Declared { stable: name("v1"), canary: Some(name("v2")), weight }, Exposure(1)),
             exposed: 0,
             probes: 0,
-            judge: Judge::new(policy, Timeouts::default().response_head),
+            judge: Judge::new(policy, Timeouts::default().response_head, 1),
             rate,
             now: Tick(0),
             pending: VecDeque::new(),

@@ -93,7 +93,7 @@ impl Engine {
         let (_, judge) = match self.trial.take() {
             Some(trial) if trial.0 == exposure => self.trial.insert(trial),
             _ => {
-                let judge = Judge::new(&definition.policy, definition.timeouts.response_head);
+                let judge = Judge::new(&definition.policy, definition.timeouts.response_head, 1);
                 self.trial.insert((exposure, judge))
             }
         };
@@ -119,7 +119,7 @@ impl Engine {
             let before = self.state.clone();
             let lowers = change.lowers();
             let event = Event { service: self.name.clone(), change };
-            self.state.apply(&event);
+            self.state.apply(self.state.revision() + 1, &event);
             if lowers {
                 self.publish();
             }

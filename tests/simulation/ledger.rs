@@ -66,7 +66,7 @@ impl Ledger {
         self.seals_moved_as_declared(is, &event.change, by);
         self.exposure_is_fresh(was, is);
         let text = serde_json::to_string(event).expect("an event can be written");
-        self.replica.apply(&serde_json::from_str(&text).expect("what was written can be read"));
+        self.replica.apply(after.revision(), &serde_json::from_str(&text).expect("what was written can be read"));
         self.journal.push(text);
         self.check(after);
     }
@@ -170,8 +170,8 @@ impl Ledger {
     pub fn closes(&self, state: &State, truth: &BTreeMap<Drawn, Row>) {
         assert_eq!(&self.judged, truth, "what was drawn and ended reached the judge, once");
         let mut replayed = State::of([self.definition.clone()]);
-        for line in &self.journal {
-            replayed.apply(&serde_json::from_str(line).expect("what was written can be read"));
+        for (revision, line) in (1..).zip(&self.journal) {
+            replayed.apply(revision, &serde_json::from_str(line).expect("what was written can be read"));
         }
         same(state, &replayed);
     }
