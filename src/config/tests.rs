@@ -823,7 +823,8 @@ proptest! {
         let variable = format!("PENSTOCK_SERVICES_{}_TIMEOUTS_CONNECT", fold(&one));
         match parse_with("x", &text, &Overrides::environment([(variable, "7s")])) {
             Ok(effective) => {
-                let connect: Vec<_> = effective.settings.services.iter().map(|service| service.timeouts.connect.as_secs()).collect();
+                let services = effective.settings.services.iter();
+                let connect: Vec<_> = services.map(|service| service.timeouts.connect.as_secs()).collect();
                 prop_assert_eq!(connect, [7, 2]);
                 prop_assert_ne!(fold(&one), fold(&other));
             }
