@@ -12,7 +12,7 @@
 //! is *absent* are held back: it may stand in the part that was lost.
 //!
 //! A flag beats a variable, a variable the file, the file the default. [`Overrides`] bring the first two as data; all
-//! that was read is one text ([`source`]), so every value and every problem knows where it comes from.
+//! that was read is one text (`source`), so every value and every problem knows where it comes from.
 //!
 //! Left to others: looking names up, binding (`app`), and reading the environment (`cli`).
 
