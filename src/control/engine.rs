@@ -34,6 +34,8 @@ const VIEW_TICKS_JUDGED: u64 = 2;
 const VIEW_TICKS: u64 = 10;
 /// How long an announcement waits for a slow disk.
 const LATE: Duration = Duration::from_secs(1);
+/// Between two tries of the machine's at something that a failing store does not keep.
+const TRY_AGAIN_TICKS: u64 = 10;
 /// A canary without a failure for this long has no incident running.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -397,7 +399,9 @@ impl Engine {
         // What the machine asked for already is on its way to the store; lowering is never asked for twice, for it is
         // done.
         let lowers = changes.iter().any(Change::lowers);
-        if !lowers && self.waiting.iter().any(|waiting| waiting.service() == Some(name)) {
+        let waits = self.waiting.iter().any(|waiting| waiting.service() == Some(name));
+        let again = self.trouble.is_none() || self.closing.0.is_multiple_of(TRY_AGAIN_TICKS);
+        if !lowers && (waits || !again) {
             return;
         }
         self.enact(name, changes, &Actor::judge(), None);
@@ -406,7 +410,13 @@ impl Engine {
     fn incident(&self, entry: &Entry) -> Option<Incident> {
         match &entry.event.change {
             Change::RolledBack { .. } | Change::Aborted { .. } | Change::WouldRollBack { .. } => {
-                self.trials.get(&entry.event.service).map(|trial| trial.incident(self.tools.clock.now()))
+                let now = self.tools.clock.now();
+                let decided = Tick(self.closing.0.saturating_sub(1)).begin();
+                let trial = self.trials.get(&entry.event.service)?;
+                Some(Incident {
+                    decision_ms: by_judge(entry).then(|| millis(now.since(decided))),
+                    ..trial.incident(now)
+                })
             }
             _ => None,
         }
@@ -481,6 +491,14 @@ impl Waiting {
     }
 }
 
+fn by_judge(entry: &Entry) -> bool {
+    matches!(entry.event.change, Change::RolledBack { .. } | Change::WouldRollBack { .. })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Trial {
     fn new(exposure: Exposure, judge: Judge) -> Trial {
         Trial { exposure, judge, incident: Incident::default(), failing: None }
@@ -503,7 +521,7 @@ impl Trial {
     }
 
     fn incident(&self, now: Moment) -> Incident {
-        let detection = self.failing.map(|(first, _)| now.since(first).as_millis());
-        Incident { detection_ms: detection.and_then(|ms| u64::try_from(ms).ok()), ..self.incident.clone() }
+        let detection = self.failing.map(|(first, _)| now.since(first));
+        Incident { detection_ms: detection.map(millis), ..self.incident.clone() }
     }
 }

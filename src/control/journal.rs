@@ -76,6 +76,10 @@ pub struct Incident {
     /// From the tick of the canary's first failure in the run that led here, to weight zero published.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detection_ms: Option<u64>,
+    /// From the begin of the tick whose outcomes decided, to weight zero published: at most this long after the outcome
+    /// that decided, the last request was sent to the canary.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub decision_ms: Option<u64>,
 }
 
 /// The newest entries in memory, and a feed of those to come.

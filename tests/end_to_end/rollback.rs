@@ -62,12 +62,13 @@ fn time_to_zero_when(weight: &'static str, what: &str, turns: impl Fn(u64) -> Ac
     let incident = entry.incident.clone().unwrap();
     println!(
         "at {weight}, {what}: {} ms from the first bad response to the last request at the canary; by {} after {} canary \
-         requests, {} exposed failures; detection {:?} ms; {} requests in all",
+         requests, {} exposed failures; detection {:?} ms, decision {:?} ms; {} requests in all",
         taken.as_millis(),
         conviction(&entry).trigger,
         incident.canary_requests,
         incident.exposed_failures,
         incident.detection_ms,
+        incident.decision_ms,
         report.answered(),
     );
     assert!(taken < SOON, "{taken:?}");

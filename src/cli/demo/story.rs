@@ -106,7 +106,7 @@ impl Story<'_, '_> {
     }
 
     fn sum_up_rollback(&mut self, entry: &Entry, conviction: &Conviction) -> Result<(), Failure> {
-        let Incident { canary_requests, canary_failures, exposed_failures, .. } =
+        let Incident { canary_requests, canary_failures, exposed_failures, decision_ms, .. } =
             entry.incident.clone().unwrap_or_default();
         let evidence = (conviction.log_e - conviction.threshold).exp() * 1_000.0;
         for line in [
@@ -117,6 +117,7 @@ impl Story<'_, '_> {
                 "  exposed   {canary_requests} requests went to v2; {canary_failures} failed, {exposed_failures} of them for a client to see"
             ),
             format!("  time      {}", self.timing(entry.at.into())),
+            format!("  verdict   at most {} ms after the answer that decided", decision_ms.unwrap_or_default()),
         ] {
             self.output.line(&line)?;
         }
