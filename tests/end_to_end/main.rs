@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access_log;
 mod bodies;
 mod clients;
 mod faults;
