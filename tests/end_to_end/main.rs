@@ -15,6 +15,7 @@ mod faults;
 mod forwarding;
 mod framing;
 mod memory;
+mod metrics;
 mod recording;
 mod retries;
 mod rollback;
