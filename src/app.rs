@@ -10,6 +10,7 @@ mod reload;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -22,8 +23,8 @@ use tokio::task::JoinHandle;
 
 use self::reload::Reloader;
 pub use self::reload::Source;
-use crate::admin::{self, Readiness};
-use crate::config::{AccessLog, Settings};
+use crate::admin::{self, Outside, Readiness};
+use crate::config::{AccessLog, LogFormat, LogSettings, Settings};
 use crate::control::boot::{Beginning, BootError, boot};
 use crate::control::command::Control;
 pub use crate::control::command::Force;
@@ -34,10 +35,12 @@ use crate::control::store::{Keeper, OpenError};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::link::{self, Clock};
-use crate::proxy::{self, Limits, Proxy};
+use crate::proxy::{self, Limits, Proxy, Style, Target};
 
 /// How often a drain is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// For the access log to be written to its end; a disk that hangs is not waited for.
+const LAST_LINES: Duration = Duration::from_secs(2);
 /// Lookups that may wait for the engine.
 const WAITING_LOOKUPS: usize = 64;
 
@@ -52,6 +55,7 @@ pub struct App {
     admin_task: JoinHandle<io::Result<()>>,
     engine: thread::JoinHandle<()>,
     store: thread::JoinHandle<()>,
+    access_log: Option<proxy::Log>,
     /// For everything that waits: the API, lookups, signals.
     runtime: Runtime,
     linger: Duration,
@@ -76,6 +80,8 @@ pub enum StartError {
     Admin(#[from] admin::BindError),
     #[error(transparent)]
     Boot(#[from] BootError),
+    #[error("cannot open the access log `{0}`: {1}")]
+    AccessLog(PathBuf, #[source] io::Error),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
 }
@@ -102,6 +108,7 @@ impl StartError {
             StartError::Boot(BootError::InUse(_)) => {
                 "list the version again, move its traffic first, or start with `--force-drain`"
             }
+            StartError::AccessLog(..) => "make its folder, and let this user write there",
             StartError::Thread(_) => "raise the limit on threads (`ulimit -u`), or lower `workers`",
         }
     }
@@ -117,6 +124,7 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
     let listeners = bind(&runtime, &settings.listeners)?;
+    let access_log = start_access_log(&settings.log)?;
     let admin = admin::bind(settings.admin)?;
     let admin_address = admin.local_addr()?;
 
@@ -137,8 +145,8 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     let engine = Engine::new(state, Tools { publisher, keeper, journal, view, clock, workers }, trouble);
     let engine = start_engine(engine, Inlets { batches, commands, resolved, stored })?;
 
-    let data_plane =
-        proxy::Settings { workers, limits: limits(&settings), access_log: settings.log.access != AccessLog::Off };
+    let sink = access_log.as_ref().map(proxy::Log::sink);
+    let data_plane = proxy::Settings { workers, limits: limits(&settings), access_log: sink };
     let proxy = proxy::start(listeners, data_plane, clock, &subscriber, batch_sender)?;
     let readiness = Arc::new(Readiness::default());
     readiness.listening();
@@ -153,9 +161,12 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     let reloader =
         Reloader { source: options.source, control: control.clone(), knobs: proxy.knobs(), names, in_force: settings };
     runtime.spawn(reloader.run(reloads));
+    let log = access_log.as_ref().map(proxy::Log::shared);
+    let log_dropped = Box::new(move || log.as_ref().map_or(0, |log| log.dropped()));
+    let outside = Outside { active: Box::new(proxy.active()), log_dropped };
     let (stop_admin, stopped) = oneshot::channel();
     let stopped = async { drop(stopped.await) };
-    let admin_task = runtime.spawn(admin::serve(admin, control.clone(), readiness.clone(), stopped));
+    let admin_task = runtime.spawn(admin::serve(admin, control.clone(), readiness.clone(), outside, stopped));
     for address in proxy.addresses() {
         tracing::info!(%address, workers, "listening");
     }
@@ -169,6 +180,7 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
         admin_task,
         engine,
         store,
+        access_log,
         runtime,
         linger,
         drain,
@@ -205,6 +217,19 @@ fn one_per_core() -> usize {
     thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+fn start_access_log(settings: &LogSettings) -> Result<Option<proxy::Log>, StartError> {
+    let (target, style) = match (&settings.access, settings.format) {
+        (AccessLog::Off, _) => return Ok(None),
+        (AccessLog::File(path), _) => (Target::File(path.clone()), Style::Json),
+        (AccessLog::Log, LogFormat::Json) => (Target::StandardError, Style::JsonAmongOthers),
+        (AccessLog::Log, LogFormat::Human) => (Target::StandardError, Style::Human),
+    };
+    proxy::Log::start(&target, style).map(Some).map_err(|error| match target {
+        Target::File(path) => StartError::AccessLog(path, error),
+        Target::StandardError => StartError::Thread(error),
+    })
+}
+
 fn start_engine(engine: Engine, inlets: Inlets) -> io::Result<thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     thread::Builder::new().name("engine".to_owned()).spawn(move || runtime.block_on(engine.run(inlets)))
@@ -229,11 +254,12 @@ impl App {
 
     /// Serves until SIGTERM or SIGINT, then stops gracefully; a second signal cuts it short.
     pub fn run(self) -> io::Result<()> {
-        let mut signals = {
+        let (mut signals, rotated) = {
             let _inside = self.runtime.enter();
-            Signals::new()?
+            (Signals::new()?, rotation()?)
         };
         self.runtime.spawn(reload::at_hangups(self.control.clone()));
+        self.runtime.spawn(reopen_when_told(self.access_log.as_ref().map(proxy::Log::shared), rotated));
         let signal = self.runtime.block_on(signals.next());
         tracing::info!(signal, linger = ?self.linger, drain = ?self.drain, "stopping; a second signal ends it at once");
         let hurry = Arc::new(AtomicBool::new(false));
@@ -265,6 +291,9 @@ impl App {
             tracing::warn!("some requests did not end in time and are cut off");
         }
         self.proxy.end();
+        if let Some(writer) = self.access_log.map(proxy::Log::close) {
+            wait(&|| writer.is_finished(), LAST_LINES);
+        }
         if self.engine.join().is_err() {
             tracing::error!("the engine ended by a panic");
         }
@@ -277,6 +306,20 @@ impl App {
         }
         self.runtime.shutdown_background(); // lookups under way are not waited for
         tracing::info!("stopped");
+    }
+}
+
+/// SIGUSR1: the access log was moved away.
+fn rotation() -> io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1())
+}
+
+/// Listens in any case: unheard, the signal would end the process.
+async fn reopen_when_told(log: Option<Arc<proxy::Shared>>, mut rotated: tokio::signal::unix::Signal) {
+    while rotated.recv().await.is_some() {
+        if let Some(log) = &log {
+            log.reopen();
+        }
     }
 }
 

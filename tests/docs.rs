@@ -1,4 +1,5 @@
-//! What the documentation shows is so: the README's configuration and its commands, and the files in `config/`.
+//! What the documentation shows is so: the README's configuration and its commands, the files in `config/`, and what the
+//! image and its example name.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -80,6 +81,71 @@ fn the_table_of_commands_names_the_arguments_in_order() {
             );
         }
     }
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The arguments of an instruction of the Dockerfile, once per use.
+fn instructions(name: &str) -> Vec<String> {
+    let dockerfile = text("Dockerfile");
+    dockerfile.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_image_copies_what_is_there_and_is_not_left_out() {
+    let kept: BTreeSet<String> =
+        text(".dockerignore").lines().filter_map(|line| line.strip_prefix('!')).map(str::to_owned).collect();
+    for needed in ["Cargo.toml", "Cargo.lock", "src"] {
+        assert!(kept.contains(needed), "{needed}");
+    }
+    for copy in instructions("COPY").iter().filter(|copy| !copy.starts_with("--from")) {
+        let (sources, _) = copy.rsplit_once(' ').expect("a source and a target");
+        for source in sources.split(' ') {
+            assert!(root().join(source).exists(), "{source}");
+            assert!(source == "." || kept.contains(source), "{source} is in .dockerignore");
+        }
+    }
+}
+
+#[test]
+fn the_image_is_built_by_the_rust_that_this_package_asks_for() {
+    assert!(instructions("ARG").contains(&format!("RUST={}", env!("CARGO_PKG_RUST_VERSION"))));
+}
+
+#[test]
+fn the_image_runs_as_a_number_asks_itself_how_it_is_and_stops_gracefully() {
+    let command = Arguments::command();
+    let health = instructions("HEALTHCHECK").concat();
+    let verb = health.split('"').nth(3).expect("a verb");
+    assert!(command.find_subcommand(verb).is_some(), "{health}");
+    let user = instructions("USER").concat();
+    assert!(user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "{user}");
+    let volume = instructions("VOLUME").concat();
+    let owned = format!("--chown={user} ");
+    assert!(instructions("COPY").iter().any(|copy| copy.contains(&owned) && copy.ends_with(&volume)), "{volume}");
+    assert_eq!((instructions("WORKDIR").last(), &*instructions("STOPSIGNAL").concat()), (Some(&volume), "SIGTERM"));
+}
+
+#[test]
+fn the_example_of_compose_fits_the_image_and_its_configuration() {
+    let (compose, image) = (text("compose.yaml"), text("Dockerfile"));
+    let settings = config::read(&root().join("config/compose.toml")).expect("a configuration without problems");
+    let port = settings.listeners[0].port();
+    assert!(instructions("EXPOSE").contains(&port.to_string()) && compose.contains(&format!(":8080:{port}\"")));
+    for version in settings.services.iter().flat_map(|service| &service.versions) {
+        for endpoint in &version.endpoints {
+            let (host, _) = endpoint.split_once(':').expect("a port");
+            assert!(compose.contains(&format!("\n  {host}:\n")), "{host}");
+        }
+    }
+    let mounts = compose.lines().filter_map(|line| line.trim().strip_prefix("- ")?.split_once(':'));
+    for (outside, inside) in mounts {
+        assert!(!outside.starts_with("./") || root().join(outside).exists(), "{outside}");
+        assert!(image.contains(inside.trim_end_matches(":ro")), "{inside}");
+    }
+    assert!(settings.store.is_some_and(|store| store.is_relative()), "in the volume, which is the working directory");
 }
 
 #[test]

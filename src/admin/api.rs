@@ -18,7 +18,7 @@ use super::body::Body;
 use super::caller::Caller;
 use super::config;
 use super::events::{self, MOST_WATCHERS};
-use super::metrics;
+use super::metrics::{self, Outside};
 use super::problem::{METHOD, NO_SUCH_PATH, NO_SUCH_SERVICE, NOT_READY, Problem, UNAVAILABLE};
 use super::ready::Readiness;
 use super::wire::{Changed, Health, Promote, Service, Services, Split, SplitPatch, Unseal};
@@ -38,11 +38,18 @@ pub struct Api {
     /// Ends what would otherwise go on for ever: the event streams.
     pub closing: CancellationToken,
     pub watchers: Arc<Semaphore>,
+    pub outside: Arc<Outside>,
 }
 
 impl Api {
     pub fn new(control: Control, readiness: Arc<Readiness>, closing: CancellationToken) -> Api {
-        Api { control, readiness, closing, watchers: Arc::new(Semaphore::new(MOST_WATCHERS)) }
+        let watchers = Arc::new(Semaphore::new(MOST_WATCHERS));
+        Api { control, readiness, closing, watchers, outside: Arc::default() }
+    }
+
+    /// With what the rest of the process counts.
+    pub fn seeing(self, outside: Outside) -> Api {
+        Api { outside: Arc::new(outside), ..self }
     }
 
     pub fn router(self) -> Router {

@@ -1,4 +1,5 @@
-//! `/metrics`: the view, drawn at scrape. Nothing is counted here, so nothing here costs a request anything.
+//! `/metrics`: the view and what was decided, drawn at scrape. Nothing is counted here, so nothing here costs a request
+//! anything.
 //!
 //! Labels are services, versions, roles, classes and declared endpoints: as many series as the file has lines.
 
@@ -15,6 +16,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use super::api::Api;
+use crate::control::decisions::Decisions;
 use crate::control::view::{ServiceView, VersionView, View};
 use crate::domain::outcome::Class;
 use crate::domain::split::Role;
@@ -25,26 +27,61 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// Upper bounds in seconds, as OpenTelemetry's conventions advise; our own histogram is finer.
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
-pub async fn scrape(State(api): State<Api>) -> Response {
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], exposition(api.control.view())).into_response()
+/// From a canary's first failure to weight zero: ticks, then minutes.
+const DETECTION: [f64; 11] = [0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// What the rest of the process counts, read at scrape.
+pub struct Outside {
+    /// Requests being answered.
+    pub active: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Lines of the access log that were asked for and not written.
+    pub log_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
-fn exposition(view: Arc<View>) -> String {
+impl Default for Outside {
+    fn default() -> Outside {
+        Outside { active: Box::new(|| 0), log_dropped: Box::new(|| 0) }
+    }
+}
+
+impl fmt::Debug for Outside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outside").finish_non_exhaustive()
+    }
+}
+
+pub async fn scrape(State(api): State<Api>) -> Response {
+    let picture = Picture {
+        view: api.control.view(),
+        decisions: api.control.journal().decisions(),
+        active: (api.outside.active)(),
+        log_dropped: (api.outside.log_dropped)(),
+    };
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], exposition(picture)).into_response()
+}
+
+fn exposition(picture: Picture) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Picture(view)));
+    registry.register_collector(Box::new(picture));
     let mut out = String::new();
     text::encode(&mut out, &registry).expect("a string takes all that is written to it");
     out
 }
 
 #[derive(Debug)]
-struct Picture(Arc<View>);
+struct Picture {
+    view: Arc<View>,
+    decisions: Decisions,
+    active: u64,
+    log_dropped: u64,
+}
 
 impl Collector for Picture {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
         self.process(&mut to)?;
         self.splits(&mut to)?;
         self.analysis(&mut to)?;
+        self.decided(&mut to)?;
         self.attempts(&mut to)?;
         self.latency(&mut to)?;
         self.endpoints(&mut to)
@@ -53,7 +90,7 @@ impl Collector for Picture {
 
 impl Picture {
     fn services(&self) -> impl Iterator<Item = &ServiceView> {
-        self.0.services.values().map(Arc::as_ref)
+        self.view.services.values().map(Arc::as_ref)
     }
 
     fn versions(&self) -> impl Iterator<Item = (&ServiceView, &VersionView)> {
@@ -64,11 +101,14 @@ impl Picture {
         let mut build = to.encode_descriptor("penstock_build", "Which Penstock this is", None, MetricType::Info)?;
         build.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
         let mut lost = counter(to, "penstock_lost_outcomes", "Outcomes owed and never settled: a bug of Penstock")?;
-        count(&mut lost, self.0.lost_outcomes)?;
+        count(&mut lost, self.view.lost_outcomes)?;
         let help = "Requests left out of the evidence because a tick had too many weights";
-        count(&mut counter(to, "penstock_analysis_left_out_requests", help)?, self.0.left_out)?;
+        count(&mut counter(to, "penstock_analysis_left_out_requests", help)?, self.view.left_out)?;
+        let help = "Lines of the access log that were not written";
+        count(&mut counter(to, "penstock_log_dropped", help)?, self.log_dropped)?;
+        gauge(to, "http_server_active_requests", "Requests being answered")?.encode_gauge(&self.active)?;
         let mut revision = gauge(to, "penstock_state_revision", "Changes so far")?;
-        revision.encode_gauge(&self.0.revision)
+        revision.encode_gauge(&self.view.revision)
     }
 
     fn splits(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -105,6 +145,24 @@ impl Picture {
         Ok(())
     }
 
+    fn decided(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut decisions = counter(to, "penstock_decision", "What was decided, and what for")?;
+        for (decided, times) in &self.decisions.counts {
+            let (service, trigger) = (decided.service.as_str(), decided.trigger.as_str());
+            let labels = [("service", service), ("decision", decided.decision), ("trigger", trigger)];
+            count(&mut decisions.encode_family(&labels)?, *times)?;
+        }
+        let (name, help) = ("penstock_detection_seconds", "From a canary's first failure to weight zero, in rollbacks");
+        let mut detections = to.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (service, detection) in &self.decisions.detections {
+            let (sum, buckets) = bucketed(detection, &DETECTION);
+            let labels = [("service", service.as_str())];
+            let mut family = detections.encode_family(&labels)?;
+            family.encode_histogram::<NoLabelSet>(sum, detection.len(), &buckets, None)?;
+        }
+        Ok(())
+    }
+
     fn attempts(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut attempts = counter(to, "penstock_attempts", "Tries at an endpoint, by what they came to")?;
         for (service, version) in self.versions() {
@@ -129,7 +187,8 @@ impl Picture {
     }
 
     fn latency(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (name, help) = ("http_server_request_duration_seconds", "From arrival to the response's last byte");
+        let (name, help) =
+            ("http_server_request_duration_seconds", "From an attempt's begin to its response's last byte");
         let mut durations = to.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (service, version) in self.versions() {
             let labels = [
@@ -137,7 +196,7 @@ impl Picture {
                 ("penstock_version", version.name.as_str()),
                 ("penstock_role", version.role.map_or("none", Role::as_str)),
             ];
-            let (sum, buckets) = bucketed(&version.all.total);
+            let (sum, buckets) = bucketed(&version.all.total, &BUCKETS);
             let mut family = durations.encode_family(&labels)?;
             family.encode_histogram::<NoLabelSet>(sum, version.all.total.len(), &buckets, None)?;
         }
@@ -175,8 +234,8 @@ fn count(family: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
 }
 
 /// Sum in seconds, and the count of each bucket alone (the encoder adds them up).
-fn bucketed(latencies: &Latencies) -> (f64, Vec<(f64, u64)>) {
-    let mut buckets: Vec<(f64, u64)> = BUCKETS.iter().chain([&f64::INFINITY]).map(|bound| (*bound, 0)).collect();
+fn bucketed(latencies: &Latencies, bounds: &[f64]) -> (f64, Vec<(f64, u64)>) {
+    let mut buckets: Vec<(f64, u64)> = bounds.iter().chain([&f64::INFINITY]).map(|bound| (*bound, 0)).collect();
     let mut sum = 0.0;
     for step in latencies.iter_recorded() {
         let count = step.count_since_last_iteration();

@@ -33,5 +33,6 @@ pub(crate) mod testing;
 mod tests;
 pub mod wire;
 
+pub use metrics::Outside;
 pub use ready::Readiness;
 pub use server::{BindError, bind, serve};

@@ -24,6 +24,7 @@ use super::api::Api;
 use super::body::LARGEST;
 use super::caller::Peer;
 use super::guard::{Hosts, guard};
+use super::metrics::Outside;
 use super::ready::Readiness;
 use crate::control::command::Control;
 
@@ -67,11 +68,12 @@ pub async fn serve(
     listener: TcpListener,
     control: Control,
     readiness: Arc<Readiness>,
+    outside: Outside,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let closing = CancellationToken::new();
     let hosts = Hosts::of(listener.local_addr()?);
-    let router = router(Api::new(control, readiness, closing.clone()), hosts);
+    let router = router(Api::new(control, readiness, closing.clone()).seeing(outside), hosts);
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let connections = TaskTracker::new();
     tokio::select! {

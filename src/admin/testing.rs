@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::{Readiness, bind, serve};
+use super::{Outside, bind, serve};
 use crate::control::command::{Command, Commands, Control, Done, Refused, admit};
 use crate::control::journal::{Actor, Entry, Journal};
 use crate::control::view::{EndpointView, ServiceView, VersionView, View};
@@ -237,7 +237,7 @@ pub fn served(definitions: impl IntoIterator<Item = Definition>) -> (Arc<Engine>
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.spawn(running);
-        runtime.block_on(serve(listener, control, Arc::new(Readiness::default()), std::future::pending())).unwrap();
+        runtime.block_on(serve(listener, control, Arc::default(), Outside::default(), std::future::pending())).unwrap();
     });
     (engine, address)
 }

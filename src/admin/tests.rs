@@ -13,13 +13,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::Readiness;
 use super::api::Api;
 use super::caller::Peer;
 use super::guard::Hosts;
 use super::server::{BindError, bind, router, serve};
 use super::testing::{Engine, conviction, percent, shop, version};
 use super::wire::{Changed, Problem, Service, Services, Split};
+use super::{Outside, Readiness};
 use crate::control::command::Control;
 use crate::domain::judge::{Hold, Mode, Verdict};
 use crate::domain::split::Role;
@@ -478,7 +478,8 @@ async fn at_shutdown_streams_end_and_the_listener_closes() {
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(serve(listener, control, Arc::default(), async { stopped.await.unwrap() }));
+    let serving =
+        tokio::spawn(serve(listener, control, Arc::default(), Outside::default(), async { stopped.await.unwrap() }));
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut head = [0; 12];
@@ -507,6 +508,8 @@ async fn the_metrics_are_open_metrics() {
     for line in [
         "penstock_build_info{version=\"0.1.0\"} 1",
         "penstock_lost_outcomes_total 0",
+        "penstock_log_dropped_total 0",
+        "http_server_active_requests 0",
         "penstock_split_weight_ratio{service=\"shop\",version=\"v2\"} 0.1",
         "penstock_split_weight_ratio{service=\"shop\",version=\"v1\"} 0.9",
         "penstock_split_observed_ratio{service=\"shop\",version=\"v2\"} 0.11",

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use super::decisions::Decisions;
 use crate::domain::standing::Change;
 use crate::domain::state::Event;
 
@@ -87,11 +88,12 @@ pub struct Incident {
 pub struct Journal {
     entries: Mutex<VecDeque<Entry>>,
     feed: broadcast::Sender<Entry>,
+    decisions: Mutex<Decisions>,
 }
 
 impl Default for Journal {
     fn default() -> Journal {
-        Journal { entries: Mutex::default(), feed: broadcast::channel(KEPT).0 }
+        Journal { entries: Mutex::default(), feed: broadcast::channel(KEPT).0, decisions: Mutex::default() }
     }
 }
 
@@ -107,6 +109,7 @@ impl Journal {
     /// Appends and announces. Called by the engine alone.
     pub fn append(&self, entry: Entry) {
         log(&entry);
+        self.decisions.lock().unwrap_or_else(std::sync::PoisonError::into_inner).count(&entry);
         let mut entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if entries.len() == KEPT {
             entries.pop_front();
@@ -122,6 +125,12 @@ impl Journal {
         let entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let missed = entries.iter().filter(|entry| entry.revision > after).cloned().collect();
         (missed, self.feed.subscribe())
+    }
+
+    /// What was decided since the process started, in numbers.
+    #[must_use]
+    pub fn decisions(&self) -> Decisions {
+        self.decisions.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// The newest entry that satisfies a condition.

@@ -14,6 +14,7 @@
 pub mod boot;
 pub mod collector;
 pub mod command;
+pub mod decisions;
 pub mod engine;
 pub mod journal;
 pub mod reload;

@@ -30,7 +30,7 @@ pub enum Broken {
 #[derive(Debug)]
 pub struct Outgoing {
     source: Source,
-    access: Option<Box<Access>>,
+    access: Option<Rc<Access>>,
     /// The client's connection is busy until the response is out of our hands.
     _busy: Option<Busy>,
 }
@@ -54,7 +54,7 @@ impl Outgoing {
 
     /// Has a log line written about it.
     #[must_use]
-    pub fn logged(self, access: Option<Box<Access>>) -> Outgoing {
+    pub fn logged(self, access: Option<Rc<Access>>) -> Outgoing {
         Outgoing { access, ..self }
     }
 
@@ -70,7 +70,7 @@ impl Outgoing {
             return;
         }
         let ended = self.is_end_stream();
-        let Some(access) = &mut self.access else { return };
+        let Some(access) = &self.access else { return };
         match frame {
             Poll::Ready(Some(Ok(frame))) => {
                 access.sent(frame.data_ref().map_or(0, |data| data.len() as u64));
@@ -79,7 +79,8 @@ impl Outgoing {
                 }
             }
             Poll::Ready(None) => access.ended(),
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+            Poll::Ready(Some(Err(_))) => access.failed("http_response_incomplete"),
+            Poll::Pending => {}
         }
     }
 }

@@ -10,6 +10,7 @@ use http::header::HeaderValue;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
+use super::access::Access;
 use super::body::{Observed, Outgoing};
 use super::deadline::{Deadline, Elapsed};
 use super::headers::strip_hop_by_hop;
@@ -38,6 +39,16 @@ pub struct Call {
     pub arrived: Moment,
     pub request_id: HeaderValue,
     pub form: Form,
+    pub access: Option<Rc<Access>>,
+}
+
+impl Call {
+    /// For the access log, if there is one.
+    fn note(&self, note: impl FnOnce(&Access)) {
+        if let Some(access) = &self.access {
+            note(access);
+        }
+    }
 }
 
 /// What trying one version came to.
@@ -59,6 +70,7 @@ pub async fn forward(call: Call, request: Request<Upload>) -> Response<Outgoing>
         return dues.refuse(&call, fault);
     }
     dues.fall_back();
+    call.note(Access::fell_back);
     match attempts(&call, call.service.stable(), dues, request).await {
         Tried::Answered(response) => response,
         Tried::Unreachable(fault, _, dues) => dues.refuse(&call, fault),
@@ -74,6 +86,7 @@ async fn attempts(call: &Call, version: &Version, mut dues: Dues, mut request: R
         let (endpoint, address) = (in_flight.endpoint().id, in_flight.endpoint().address);
         let deadline = call.worker.deadlines.deadline();
         dues.owe(version, in_flight);
+        call.note(|access| access.attempt(address));
         let channel = match dial.open(call, endpoint, address, &deadline).await {
             Ok(channel) => channel,
             Err(refused) => {
@@ -122,9 +135,13 @@ impl Dial {
         {
             return Ok(channel);
         }
-        deadline.set(call.worker.now().plus(call.service.timeouts.connect));
+        let begun = call.worker.now();
+        deadline.set(begun.plus(call.service.timeouts.connect));
         match deadline.race(Channel::connect(endpoint, address)).await {
-            Ok(Ok(channel)) => Ok(channel),
+            Ok(Ok(channel)) => {
+                call.note(|access| access.connected(call.worker.now().0.saturating_sub(begun.0)));
+                Ok(channel)
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%address, %error, "no connection");
                 Err(Fault::ConnectionRefused)
@@ -215,6 +232,7 @@ async fn relay(
 ) -> Response<Outgoing> {
     dues.head(call.worker.now().0.saturating_sub(sent.0));
     let (mut parts, incoming) = response.into_parts();
+    call.note(|access| access.upstream_answered(parts.status));
     strip_hop_by_hop(&mut parts.headers);
     parts.version = http::Version::HTTP_11;
     let class = Class::of_status(parts.status);
@@ -229,6 +247,7 @@ async fn relay(
 }
 
 fn own(call: &Call, fault: Fault) -> Response<Outgoing> {
+    call.note(|access| access.failed(fault.error()));
     reply::fault(fault, call.form, &call.request_id).map(Outgoing::own)
 }
 

@@ -25,16 +25,26 @@ use crate::domain::split::Choice;
 pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incoming>) -> Response<Outgoing> {
     let (arrived, request_id) = (worker.now(), worker.request_id());
     let (parts, body) = request.into_parts();
-    let mut access = Access::begin(worker, client, &parts, arrived, &request_id);
+    let access = Access::begin(worker, client, &parts, arrived, &request_id);
     let form = Form::of(&parts.headers);
-    let response = match route(worker, client, &request_id, parts, access.as_deref_mut()) {
+    let response = match route(worker, client, &request_id, parts, access.as_deref()) {
         Ok((parts, service, choice)) => {
-            let call = Call { worker: worker.clone(), service, choice, arrived, request_id, form };
-            forward(call, Request::from_parts(parts, Upload::new(body, &worker.deadlines))).await
+            let upload = Upload::new(body, &worker.deadlines);
+            if let Some(access) = &access {
+                access.uploads(upload.progress());
+            }
+            let access = access.clone();
+            let call = Call { worker: worker.clone(), service, choice, arrived, request_id, form, access };
+            forward(call, Request::from_parts(parts, upload)).await
         }
-        Err(fault) => reply::fault(fault, form, &request_id).map(Outgoing::own),
+        Err(fault) => {
+            if let Some(access) = &access {
+                access.failed(fault.error());
+            }
+            reply::fault(fault, form, &request_id).map(Outgoing::own)
+        }
     };
-    if let Some(access) = &mut access {
+    if let Some(access) = &access {
         access.answered(response.status(), response.body().is_end_stream());
     }
     response.map(|body| body.logged(access))
@@ -46,7 +56,7 @@ fn route(
     client: &Client,
     request_id: &HeaderValue,
     mut parts: Parts,
-    access: Option<&mut Access>,
+    access: Option<&Access>,
 ) -> Result<(Parts, Arc<Service>, Choice), Fault> {
     let authority = headers::check(&parts).map_err(Fault::Unfit)?;
     let (service, choice) = choose(worker, &parts, authority.as_ref()).ok_or(Fault::NoRoute)?;

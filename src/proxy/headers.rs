@@ -52,6 +52,7 @@ pub enum Unfit {
 pub struct Client {
     address: HeaderValue,
     port: HeaderValue,
+    peer_port: u16,
 }
 
 impl Client {
@@ -61,12 +62,17 @@ impl Client {
         &self.address
     }
 
+    #[must_use]
+    pub fn peer_port(&self) -> u16 {
+        self.peer_port
+    }
+
     /// `local` is the address that the client connected to.
     #[must_use]
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Client {
         let ip: IpAddr = peer.ip().to_canonical();
         let text = |text: String| HeaderValue::try_from(text).expect("addresses and numbers are visible ASCII");
-        Client { address: text(ip.to_string()), port: text(local.port().to_string()) }
+        Client { address: text(ip.to_string()), port: text(local.port().to_string()), peer_port: peer.port() }
     }
 }
 

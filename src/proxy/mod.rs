@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A request is decided in one go from one snapshot, then everything it needs is in its hands. Nothing here takes a
-//! lock or waits for the control plane. It does not know why weights are what they are.
+//! lock or waits for the control plane. It does not know why weights are what they are. Who asks for an access log gets
+//! a line per request from `access`, which leaves by `lines` and a thread of its own.
 
 mod access;
 mod body;
@@ -19,6 +20,7 @@ mod deadline;
 mod forward;
 mod handle;
 mod headers;
+mod lines;
 mod listener;
 mod recorder;
 mod reply;
@@ -27,13 +29,16 @@ mod worker;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use self::worker::Load;
 use crate::link::{BatchSender, Clock, Subscriber};
 
+pub use lines::{Log, Shared, Sink, Style, Target};
 pub use listener::bind;
 
 /// What a client may take its time with.
@@ -46,12 +51,12 @@ pub struct Limits {
 }
 
 /// How the data plane is to run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     pub workers: usize,
     pub limits: Limits,
-    /// Whether every request gets a log line.
-    pub access_log: bool,
+    /// Where every request's log line goes, if it gets one.
+    pub access_log: Option<Sink>,
 }
 
 /// Where the data plane is in its life.
@@ -70,6 +75,7 @@ pub struct Proxy {
     phase: watch::Sender<Phase>,
     knobs: Knobs,
     threads: Vec<thread::JoinHandle<()>>,
+    loads: Vec<Arc<Load>>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -93,14 +99,15 @@ pub fn start(
         batches,
         phase: watched,
     };
-    let (mut threads, mut desks) = (Vec::new(), Vec::new());
+    let (mut threads, mut desks, mut loads) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..settings.workers {
         let handle = worker::start(index, setup.clone())?;
+        loads.push(handle.load.clone());
         desks.push(listener::Desk { sockets: handle.sockets, load: handle.load });
         threads.push(handle.thread);
     }
     threads.push(listener::start(listeners, listening, desks, setup.phase)?);
-    Ok(Proxy { phase, knobs: Knobs { limits, sockets }, threads, addresses })
+    Ok(Proxy { phase, knobs: Knobs { limits, sockets }, threads, loads, addresses })
 }
 
 /// What may be changed while it runs.
@@ -132,6 +139,12 @@ impl Proxy {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Counts the requests being answered, whenever it is asked.
+    pub fn active(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let loads = self.loads.clone();
+        move || loads.iter().map(|load| u64::from(load.requests())).sum()
     }
 
     /// Stops accepting; connections end as they finish.

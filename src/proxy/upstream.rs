@@ -188,6 +188,7 @@ pub struct Progress {
     deadlines: Rc<Deadlines>,
     state: Cell<UploadState>,
     moved: Cell<Moment>,
+    bytes: Cell<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,6 +213,12 @@ impl Progress {
         self.moved.get()
     }
 
+    /// Of the body, as far as it came.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
     fn note(&self, state: UploadState) {
         self.state.set(state);
         if state != UploadState::WaitingForClient {
@@ -225,7 +232,7 @@ impl Upload {
     pub fn new(body: Incoming, deadlines: &Rc<Deadlines>) -> Upload {
         let progress = (!body.is_end_stream()).then(|| {
             let (state, moved) = (Cell::new(UploadState::Sending), Cell::new(deadlines.now()));
-            Rc::new(Progress { deadlines: deadlines.clone(), state, moved })
+            Rc::new(Progress { deadlines: deadlines.clone(), state, moved, bytes: Cell::new(0) })
         });
         Upload { body, progress }
     }
@@ -244,6 +251,9 @@ impl Body for Upload {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         if let Some(progress) = &self.progress {
+            if let Poll::Ready(Some(Ok(piece))) = &frame {
+                progress.bytes.set(progress.bytes.get() + piece.data_ref().map_or(0, Bytes::len) as u64);
+            }
             progress.note(match &frame {
                 Poll::Pending => UploadState::WaitingForClient,
                 Poll::Ready(Some(Err(_))) => UploadState::Failed,

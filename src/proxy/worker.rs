@@ -14,6 +14,7 @@ use tokio::task::LocalSet;
 
 use super::deadline::Deadlines;
 use super::handle::request_id;
+use super::lines::{Lines, Sink};
 use super::listener::Accepted;
 use super::recorder::Recorder;
 use super::upstream::Upstreams;
@@ -33,7 +34,8 @@ const REAP_TICKS: u64 = 10;
 pub struct Worker {
     pub index: usize,
     pub limits: Cell<Limits>,
-    pub access_log: bool,
+    /// `None`: nobody asked for one.
+    pub access_log: Option<Lines>,
     pub recorder: Rc<Recorder>,
     pub upstreams: Upstreams,
     pub deadlines: Rc<Deadlines>,
@@ -65,7 +67,7 @@ pub struct Handle {
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub limits: watch::Receiver<Limits>,
-    pub access_log: bool,
+    pub access_log: Option<Sink>,
     pub clock: Clock,
     pub subscriber: Subscriber,
     pub batches: BatchSender,
@@ -123,7 +125,7 @@ impl Worker {
         Worker {
             index,
             limits: Cell::new(*setup.limits.borrow()),
-            access_log: setup.access_log,
+            access_log: setup.access_log.clone().map(Lines::new),
             recorder: Rc::default(),
             upstreams: Upstreams::default(),
             deadlines: Rc::default(),
@@ -183,6 +185,9 @@ impl Worker {
             }
             None => fresh,
         };
+        if let Some(lines) = &self.access_log {
+            lines.flush();
+        }
         self.deadlines.sweep(now);
         if ended.0.is_multiple_of(REAP_TICKS) {
             self.upstreams.reap(now);
@@ -195,12 +200,17 @@ impl Load {
     /// Streams first: a few busy connections weigh more than many idle ones.
     #[must_use]
     pub fn weight(&self) -> (u32, u32) {
-        (self.requests.load(Ordering::Relaxed), self.connections())
+        (self.requests(), self.connections())
     }
 
     #[must_use]
     pub fn connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     pub fn connection(self: &Arc<Self>) -> Connected {

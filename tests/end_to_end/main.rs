@@ -8,12 +8,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access_log;
 mod bodies;
 mod clients;
 mod faults;
 mod forwarding;
 mod framing;
 mod memory;
+mod metrics;
 mod recording;
 mod reload;
 mod retries;

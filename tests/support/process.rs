@@ -11,14 +11,20 @@ use super::{Client, DEADLINE, Setup};
 /// A running `penstock serve`; killed when dropped.
 pub struct Process {
     pub address: SocketAddr,
+    pub admin: SocketAddr,
     child: Child,
-    /// Read no further, and not closed: it may go on logging.
-    _log: BufReader<ChildStderr>,
+    /// Not closed: it may go on logging.
+    log: BufReader<ChildStderr>,
     _turn: Turn,
 }
 
 impl Process {
     pub fn serve(setup: &Setup) -> Process {
+        Process::serve_with(setup, &[])
+    }
+
+    /// As [`Process::serve`], with variables in its environment.
+    pub fn serve_with(setup: &Setup, variables: &[(&str, &str)]) -> Process {
         let turn = Turn::among();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         write!(file, "{}\n[log]\nformat = \"json\"\n", setup.text()).unwrap();
@@ -26,12 +32,17 @@ impl Process {
             .args(["serve".as_ref(), file.path().as_os_str()])
             .env_remove("PENSTOCK_LOG")
             .env_remove("PENSTOCK_WORKERS")
+            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
-        let address = log.by_ref().lines().map_while(Result::ok).find_map(|line| listening(&line));
-        Process { address: address.expect("it says where it listens"), child, _log: log, _turn: turn }
+        let mut listening = |what: &str| {
+            let mut lines = log.by_ref().lines().map_while(Result::ok);
+            lines.find_map(|line| listening(&line, what)).expect("it says where it listens")
+        };
+        let (address, admin) = (listening("listening"), listening("admin API listening"));
+        Process { address, admin, child, log, _turn: turn }
     }
 
     pub fn client(&self) -> Client {
@@ -46,8 +57,20 @@ impl Process {
     }
 
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status().unwrap().success());
+        assert!(Command::new("sh").args(["-c", "kill -$1 \"$0\"", &pid, name]).status().unwrap().success());
+    }
+
+    /// What else it logged until it ended.
+    pub fn rest_of_log(&mut self) -> String {
+        self.ended();
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).unwrap();
+        rest
     }
 
     /// How it ended.
@@ -71,7 +94,7 @@ impl Drop for Process {
     }
 }
 
-fn listening(line: &str) -> Option<SocketAddr> {
+fn listening(line: &str, what: &str) -> Option<SocketAddr> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    (line["message"] == "listening").then(|| line["address"].as_str()?.parse().ok())?
+    (line["message"] == what).then(|| line["address"].as_str()?.parse().ok())?
 }
