@@ -5,6 +5,9 @@
 //!  stop:   not ready ▸ linger ▸ stop accepting ▸ drain ▸ workers end ▸ engine ends ▸ admin ends
 //! ```
 
+mod access_log;
+mod reload;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -16,11 +19,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use self::reload::Reloader;
+pub use self::reload::Source;
 use crate::admin::{self, Outside, Readiness};
-use crate::config::{AccessLog, LogFormat, LogSettings, Settings};
+use crate::config::Settings;
 use crate::control::boot::{Beginning, BootError, boot};
 use crate::control::command::Control;
 pub use crate::control::command::Force;
@@ -31,7 +36,7 @@ use crate::control::store::{Keeper, OpenError};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::link::{self, Clock};
-use crate::proxy::{self, Limits, Proxy, Style, Target};
+use crate::proxy::{self, Limits, Proxy};
 
 /// How often a drain is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -59,16 +64,12 @@ pub struct App {
 }
 
 /// What is asked for beside the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Whether the file may leave out versions that have traffic.
     pub force: Force,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { force: Force::No }
-    }
+    /// Where the settings come from, if they can be read again.
+    pub source: Option<Source>,
 }
 
 /// Why nothing was started. Nothing is bound or running any more.
@@ -124,14 +125,14 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
     let listeners = bind(&runtime, &settings.listeners)?;
-    let access_log = start_access_log(&settings.log)?;
+    let access_log = access_log::start(&runtime, &settings.log)?;
     let admin = admin::bind(settings.admin)?;
     let admin_address = admin.local_addr()?;
 
     let clock = Clock::start();
     let authorities = authorities(&settings);
     let Beginning { mut state, store, entries, trouble } =
-        boot(settings.store.as_deref(), settings.services, options.force)?;
+        boot(settings.store.as_deref(), settings.services.clone(), options.force)?;
     look_up(&runtime, &authorities, &mut state);
     let (publisher, subscriber) = link::snapshots(Snapshot::of(&state, &Snapshot::default()));
     let (batch_sender, batches) = link::batches();
@@ -139,20 +140,28 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
 
     let workers = settings.workers.unwrap_or_else(one_per_core);
     let (journal, view) = (Arc::new(Journal::of(entries)), Arc::new(ArcSwap::default()));
-    let (control, commands) = Control::new(view.clone(), journal.clone());
+    let (control, commands, reloads) = Control::new(view.clone(), journal.clone());
     let (stored_sender, stored) = mpsc::unbounded_channel();
     let (keeper, store) = Keeper::start(store, stored_sender)?;
     let engine = Engine::new(state, Tools { publisher, keeper, journal, view, clock, workers }, trouble);
     let engine = start_engine(engine, Inlets { batches, commands, resolved, stored })?;
 
-    let limits = Limits { request_head: settings.request_head, client_idle: settings.client_idle };
-    let data_plane = proxy::Settings { workers, limits, access_log: access_log.as_ref().map(proxy::Log::sink) };
+    let data_plane =
+        proxy::Settings { workers, limits: limits(&settings), access_log: access_log.as_ref().map(proxy::Log::sink) };
     let proxy = proxy::start(listeners, data_plane, clock, &subscriber, batch_sender)?;
     let readiness = Arc::new(Readiness::default());
     readiness.listening();
     readiness.published();
 
-    runtime.spawn(keep_resolving(authorities, resolved_sender));
+    let (names, watched_names) = watch::channel(authorities);
+    runtime.spawn(keep_resolving(watched_names, resolved_sender));
+    let (linger, drain, poll) = (settings.linger, settings.drain, settings.poll);
+    if let (Some(every), Some(source)) = (poll, &options.source) {
+        runtime.spawn(reload::at_changes(control.clone(), source.file.clone(), every));
+    }
+    let reloader =
+        Reloader { source: options.source, control: control.clone(), knobs: proxy.knobs(), names, in_force: settings };
+    runtime.spawn(reloader.run(reloads));
     let log = access_log.as_ref().map(proxy::Log::shared);
     let log_dropped = Box::new(move || log.as_ref().map_or(0, |log| log.dropped()));
     let outside = Outside { active: Box::new(proxy.active()), log_dropped };
@@ -174,8 +183,8 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
         store,
         access_log,
         runtime,
-        linger: settings.linger,
-        drain: settings.drain,
+        linger,
+        drain,
     })
 }
 
@@ -184,6 +193,10 @@ fn bind(runtime: &Runtime, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>,
     let _inside = runtime.enter(); // where tokio's sockets are made
     let bind = |address| proxy::bind(address).map_err(|error| StartError::Bind(address, error));
     addresses.iter().copied().map(bind).collect()
+}
+
+fn limits(settings: &Settings) -> Limits {
+    Limits { request_head: settings.request_head, client_idle: settings.client_idle }
 }
 
 fn authorities(settings: &Settings) -> BTreeSet<Arc<str>> {
@@ -203,19 +216,6 @@ fn look_up(runtime: &Runtime, authorities: &BTreeSet<Arc<str>>, state: &mut Stat
 
 fn one_per_core() -> usize {
     thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-fn start_access_log(settings: &LogSettings) -> Result<Option<proxy::Log>, StartError> {
-    let (target, style) = match (&settings.access, settings.format) {
-        (AccessLog::Off, _) => return Ok(None),
-        (AccessLog::File(path), _) => (Target::File(path.clone()), Style::Json),
-        (AccessLog::Log, LogFormat::Json) => (Target::StandardError, Style::JsonAmongOthers),
-        (AccessLog::Log, LogFormat::Human) => (Target::StandardError, Style::Human),
-    };
-    proxy::Log::start(&target, style).map(Some).map_err(|error| match target {
-        Target::File(path) => StartError::AccessLog(path, error),
-        Target::StandardError => StartError::Thread(error),
-    })
 }
 
 fn start_engine(engine: Engine, inlets: Inlets) -> io::Result<thread::JoinHandle<()>> {
@@ -242,11 +242,11 @@ impl App {
 
     /// Serves until SIGTERM or SIGINT, then stops gracefully; a second signal cuts it short.
     pub fn run(self) -> io::Result<()> {
-        let (mut signals, rotated) = {
+        let mut signals = {
             let _inside = self.runtime.enter();
-            (Signals::new()?, rotation()?)
+            Signals::new()?
         };
-        self.runtime.spawn(reopen_when_told(self.access_log.as_ref().map(proxy::Log::shared), rotated));
+        self.runtime.spawn(reload::at_hangups(self.control.clone()));
         let signal = self.runtime.block_on(signals.next());
         tracing::info!(signal, linger = ?self.linger, drain = ?self.drain, "stopping; a second signal ends it at once");
         let hurry = Arc::new(AtomicBool::new(false));
@@ -293,20 +293,6 @@ impl App {
         }
         self.runtime.shutdown_background(); // lookups under way are not waited for
         tracing::info!("stopped");
-    }
-}
-
-/// SIGUSR1: the access log was moved away.
-fn rotation() -> io::Result<tokio::signal::unix::Signal> {
-    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1())
-}
-
-/// Listens in any case: unheard, the signal would end the process.
-async fn reopen_when_told(log: Option<Arc<proxy::Shared>>, mut rotated: tokio::signal::unix::Signal) {
-    while rotated.recv().await.is_some() {
-        if let Some(log) = &log {
-            log.reopen();
-        }
     }
 }
 

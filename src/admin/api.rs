@@ -8,7 +8,7 @@ use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
 use super::caller::Caller;
+use super::config;
 use super::events::{self, MOST_WATCHERS};
 use super::metrics::{self, Outside};
 use super::problem::{METHOD, NO_SUCH_PATH, NO_SUCH_SERVICE, NOT_READY, Problem, UNAVAILABLE};
@@ -56,6 +57,9 @@ impl Api {
             .route("/v1/services", get(services))
             .route("/v1/services/{target}", get(service).post(act))
             .route("/v1/services/{target}/split", get(split).patch(patch))
+            .route("/v1/config", get(config::show))
+            .route("/v1/config:reload", post(config::reload))
+            .route("/v1/config:validate", post(config::validate))
             .route("/v1/events", get(events::watch))
             .route("/metrics", get(metrics::scrape))
             .route("/health", get(health))

@@ -132,6 +132,8 @@ pub const PRECONDITION_REQUIRED: Kind =
     Kind::new("/problems/precondition-required", "Precondition required", S::PRECONDITION_REQUIRED);
 pub const IN_USE: Kind = Kind::new("/problems/version-in-use", "The version is in use", S::CONFLICT);
 pub const NOT_KEPT: Kind = Kind::new("/problems/store", "The store cannot keep it", S::INSUFFICIENT_STORAGE);
+pub const BAD_FILE: Kind = Kind::new("/problems/configuration", "The file is not taken", S::UNPROCESSABLE_ENTITY);
+pub const NO_FILE: Kind = Kind::new("/problems/no-file", "There is no file to read", S::CONFLICT);
 pub const UNAVAILABLE: Kind = Kind::new("/problems/unavailable", "The engine is not available", S::SERVICE_UNAVAILABLE);
 pub const NOT_READY: Kind = Kind::new("/problems/not-ready", "Not ready for traffic", S::SERVICE_UNAVAILABLE);
 pub const TOO_MANY_WATCHERS: Kind =

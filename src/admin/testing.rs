@@ -96,7 +96,7 @@ impl Engine {
     /// Not started: nobody answers commands until they are served.
     pub fn new(definitions: impl IntoIterator<Item = Definition>) -> (Arc<Engine>, Control, Commands) {
         let (view, journal) = (Arc::<ArcSwap<View>>::default(), Arc::<Journal>::default());
-        let (control, commands) = Control::new(view.clone(), journal.clone());
+        let (control, commands, _no_file) = Control::new(view.clone(), journal.clone());
         let inside = Inside {
             state: State::of(definitions),
             tallies: BTreeMap::new(),

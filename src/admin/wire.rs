@@ -161,6 +161,33 @@ pub struct Unseal {
 #[serde(deny_unknown_fields)]
 pub struct Promote {}
 
+/// `GET /v1/config`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Whether the file, when it was read last, came into force.
+    pub successful: bool,
+    pub in_force_since: String,
+    /// Why it did not; the one before stays in force.
+    pub trouble: Option<String>,
+    pub warnings: Vec<String>,
+}
+
+/// `POST /v1/config:reload`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reload {
+    /// Whether the file may leave out versions that have traffic.
+    #[serde(default)]
+    pub force_drain: bool,
+}
+
+/// The answer to `:reload` and `:validate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    pub revision: u64,
+    pub warnings: Vec<String>,
+}
+
 /// `GET /health`, `GET /ready`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {

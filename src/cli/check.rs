@@ -13,7 +13,7 @@ pub struct Check {
     /// The configuration
     file: PathBuf,
 
-    /// Leave variables such as PENSTOCK_WORKERS out of account
+    /// Leave variables such as `PENSTOCK_WORKERS` out of account
     #[arg(long)]
     no_environment: bool,
 }

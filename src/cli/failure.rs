@@ -64,7 +64,9 @@ impl From<Problem> for Failure {
         // Forbidden, conflict, precondition failed, misdirected, locked, precondition required.
         let exit =
             if matches!(problem.status, 403 | 409 | 412 | 421 | 423 | 428) { Exit::Refused } else { Exit::Error };
-        Failure::new(exit, problem.detail).help(problem.help)
+        let fields = problem.errors.iter().map(|field| field.detail.as_str());
+        let details = std::iter::once(&*problem.detail).chain(fields.filter(|field| *field != &*problem.detail));
+        Failure::new(exit, details.collect::<Vec<_>>().join("\n  ")).help(problem.help)
     }
 }
 

@@ -12,6 +12,7 @@ mod events;
 mod failure;
 mod health;
 mod promote;
+mod reload;
 mod render;
 mod sender;
 mod serve;
@@ -66,6 +67,7 @@ enum Verb {
     Unseal(unseal::Unseal),
     Events(events::Events),
     Health(health::Health),
+    Reload(reload::Reload),
 }
 
 /// Does what the arguments say. `terminal`: a person is looking, and the screen may be drawn over.
@@ -84,6 +86,7 @@ pub fn run(arguments: Arguments, to: &mut dyn Write, terminal: bool) -> Result<(
         Verb::Unseal(unseal) => remote(unseal.run(&client, output)),
         Verb::Events(events) => remote(events.run(&client, output)),
         Verb::Health(health) => remote(health.run(&client, output)),
+        Verb::Reload(reload) => remote(reload.run(&client, output)),
     }
 }
 

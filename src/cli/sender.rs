@@ -47,7 +47,8 @@ impl Sender {
         client.ask(Method::POST, &format!("/v1/services/{service}:{verb}"), self.headers()?, body).await
     }
 
-    fn headers(&self) -> Result<HeaderMap, Failure> {
+    /// Who and why, with a JSON body.
+    pub fn headers(&self) -> Result<HeaderMap, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         for (name, said) in [(REASON, &self.reason), (ACTOR, &self.actor)] {

@@ -7,7 +7,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{Exit, Failure, environment};
-use crate::app::{self, App, Force, Options};
+use crate::app::{self, App, Force, Options, Source};
 use crate::config::{self, Colour, LogFormat, LogSettings, Problems, Settings};
 
 /// Run the proxy
@@ -16,7 +16,7 @@ pub struct Serve {
     /// The configuration
     file: PathBuf,
 
-    /// Worker threads; beats PENSTOCK_WORKERS and the file [default: one per core]
+    /// Worker threads; beats `PENSTOCK_WORKERS` and the file [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     workers: Option<u16>,
 
@@ -38,7 +38,7 @@ impl Serve {
         }
         start_log(&settings.log, self.log.as_deref())?;
         let force = if self.force_drain { Force::Drain } else { Force::No };
-        Ok(start(settings, Options { force })?.run()?)
+        Ok(start(settings, Options { force, source: Some(Source { file: self.file, overrides }) })?.run()?)
     }
 }
 

@@ -26,7 +26,9 @@ impl Sink {
     /// Begins with what the TOML parser had to say. What overrides the file stands behind it, and is never lost.
     pub fn new(sources: Arc<Sources>, syntax: Vec<Problem>, mut lost: Vec<Span>) -> Sink {
         let end = sources.file_text().len();
-        lost.iter_mut().for_each(|lost| lost.end = lost.end.min(end));
+        for lost in &mut *lost {
+            lost.end = lost.end.min(end);
+        }
         Sink { sources, problems: RefCell::new(syntax), lost }
     }
 

@@ -1,4 +1,5 @@
-//! The file, and what overrides it: from TOML to domain values that cannot be wrong, with every problem reported at once.
+//! The file, and what overrides it: from TOML to domain values that cannot be wrong, with every problem reported at
+//! once.
 //!
 //! ```text
 //! text --toml--> spanned document --overrides--> the same --file, value, service--> drafts --check--> Settings
@@ -10,8 +11,8 @@
 //! [`Definition`] is built only when nobody complained. In a file that is not TOML all the way, complaints about what
 //! is *absent* are held back: it may stand in the part that was lost.
 //!
-//! A flag beats a variable, a variable the file, the file the default. [`Overrides`] bring the first two as data; all that
-//! was read is one text ([`source`]), so every value and every problem knows where it comes from.
+//! A flag beats a variable, a variable the file, the file the default. [`Overrides`] bring the first two as data; all
+//! that was read is one text ([`source`]), so every value and every problem knows where it comes from.
 //!
 //! Left to others: looking names up, binding (`app`), and reading the environment (`cli`).
 

@@ -1,10 +1,10 @@
 //! What beats the file: variables and flags, laid over the document before it is read, so that they are checked by the
 //! same code and with the same words.
 //!
-//! A variable's name is a path: `PENSTOCK_`, then the keys in upper case, with `_` for `.` and `-`. That cannot be undone
-//! without knowing the file: in `SERVICES_SHOP_EU_WEIGHT`, the service may be `shop-eu` or `shop.eu`, and a version may be
-//! called anything. So names are matched against what the file declares, in every way they can be read; one way is
-//! right, none is a warning, two are an error. What is laid over hides what it covers, right or wrong.
+//! A variable's name is a path: `PENSTOCK_`, then the keys in upper case, with `_` for `.` and `-`. That cannot be
+//! undone without knowing the file: in `SERVICES_SHOP_EU_WEIGHT`, the service may be `shop-eu` or `shop.eu`, and a
+//! version may be called anything. So names are matched against what the file declares, in every way they can be read;
+//! one way is right, none is a warning, two are an error. What is laid over hides what it covers, right or wrong.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -39,8 +39,8 @@ impl Overrides {
         Overrides::default()
     }
 
-    /// Keeps what begins with `PENSTOCK_` and is not empty: `X=` in a Compose file means that nothing is said. Bytes that
-    /// are not UTF-8 are replaced here, and refused where they matter.
+    /// Keeps what begins with `PENSTOCK_` and is not empty: `X=` in a Compose file means that nothing is said. Bytes
+    /// that are not UTF-8 are replaced here, and refused where they matter.
     pub fn environment<N: AsRef<OsStr>, V: AsRef<OsStr>>(pairs: impl IntoIterator<Item = (N, V)>) -> Overrides {
         let text = |text: &OsStr| text.to_string_lossy().into_owned();
         let pairs = pairs.into_iter().map(|(name, value)| (text(name.as_ref()), text(value.as_ref())));
@@ -389,7 +389,7 @@ const MOST_LISTED: usize = 8;
 
 impl Kind {
     /// The value that the file would have. What does not fit stays a text, and is refused where it is read.
-    fn value<'s>(self, text: &'s str, span: Span) -> Spanned<DeValue<'s>> {
+    fn value(self, text: &str, span: Span) -> Spanned<DeValue<'_>> {
         let (switch, number) = (matches!(self, Kind::Boolean | Kind::BooleanOrText), self == Kind::Integer);
         let value = match text.trim() {
             "true" if switch => DeValue::Boolean(true),

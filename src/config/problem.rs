@@ -10,7 +10,8 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::source::{By, Sources};
 
-/// A stretch of the file, in bytes, or of what overrides it, behind the file. `toml` speaks in ranges, which cannot be copied.
+/// A stretch of the file, in bytes, or of what overrides it, behind the file. `toml` speaks in ranges, which cannot be
+/// copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     pub start: usize,
@@ -246,5 +247,6 @@ pub(super) fn clipped(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Characters of the file that a message repeats: an endpoint or a duration fits, a pasted certificate does not drown the remedy.
+/// Characters of the file that a message repeats: an endpoint or a duration fits, a pasted certificate does not drown
+/// the remedy.
 const LONGEST_QUOTE: usize = 80;

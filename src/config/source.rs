@@ -1,5 +1,5 @@
-//! What was read, as one text: the file, and behind it a line for each override. So one kind of span says where anything
-//! was written, and a problem in a variable is underlined as one in the file is.
+//! What was read, as one text: the file, and behind it a line for each override. So one kind of span says where
+//! anything was written, and a problem in a variable is underlined as one in the file is.
 
 use super::problem::{Position, Span};
 
@@ -108,7 +108,8 @@ impl Sources {
         }
     }
 
-    /// The part of `span` on its first line, cut to character boundaries: a parser's offsets are not trusted with a panic.
+    /// The part of `span` on its first line, cut to character boundaries: a parser's offsets are not trusted with a
+    /// panic.
     pub fn within_its_line(&self, span: Span) -> Span {
         let start = self.text.floor_char_boundary(span.start);
         let end = self.text.ceil_char_boundary(span.end).max(start);
@@ -116,8 +117,8 @@ impl Sources {
         Span { start: start.min(line.end), end: end.min(line.end) }
     }
 
-    /// What is shown around `span`: without the line's end, be it LF or CR LF. A variable's value is shown only when it is
-    /// what is spoken of: of an unknown variable, it may be a secret.
+    /// What is shown around `span`: without the line's end, be it LF or CR LF. A variable's value is shown only when it
+    /// is what is spoken of: of an unknown variable, it may be a secret.
     pub fn line_around(&self, span: Span) -> Span {
         let (first, last) = match self.giver(span) {
             None => (0, self.end),

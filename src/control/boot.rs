@@ -76,7 +76,7 @@ impl Beginning {
         });
         let events: Vec<Event> = exposed.collect();
         self.trouble = Some(StoreError(message));
-        self.enact(events, "store");
+        self.enact(&events, "store");
     }
 
     fn declare(&mut self, definitions: Vec<Definition>) {
@@ -94,12 +94,12 @@ impl Beginning {
             Some(Event { service: service.definition.name.clone(), change })
         });
         let resumed: Vec<Event> = resumed.collect();
-        self.enact(resumed, "judge");
+        self.enact(&resumed, "judge");
     }
 
-    fn enact(&mut self, events: Vec<Event>, actor: &str) {
-        self.keep(&events, actor);
-        self.apply(&events);
+    fn enact(&mut self, events: &[Event], actor: &str) {
+        self.keep(events, actor);
+        self.apply(events);
     }
 
     /// Whether the store has kept them.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
+use super::engine::Resolved;
 use super::journal::{Actor, Journal};
+use super::reload::{ConfigView, Extent, NotReloaded, Reload, Reloaded};
 use super::store::StoreError;
 use super::view::View;
 use crate::domain::judge::Mode;
@@ -17,6 +19,8 @@ use crate::domain::time::Moment;
 
 /// Commands that may wait for the engine, which answers within a tick; more than that are refused as busy.
 const WAITING_COMMANDS: usize = 256;
+/// Files are read one after the other.
+const WAITING_RELOADS: usize = 8;
 
 /// What the engine is asked to do.
 #[derive(Debug)]
@@ -24,14 +28,15 @@ pub enum Command {
     /// A person's request to change a service.
     Change { service: ServiceName, request: Request, precondition: Precondition, actor: Actor, reply: Reply },
     /// A file was read again.
-    Declare { definitions: Vec<Definition>, force: Force, actor: Actor, reply: Reply },
+    Declare { definitions: Vec<Definition>, resolved: Vec<Resolved>, force: Force, actor: Actor, reply: Reply },
 }
 
 pub type Reply = oneshot::Sender<Result<Done, Refused>>;
 
 /// Whether versions that have a role at present may be left out of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Force {
+    #[default]
     No,
     Drain,
 }
@@ -119,18 +124,25 @@ fn never_raises(change: &Change) -> bool {
 #[derive(Debug, Clone)]
 pub struct Control {
     commands: mpsc::Sender<Command>,
+    reloads: mpsc::Sender<Reload>,
+    config: Arc<ArcSwap<ConfigView>>,
     view: Arc<ArcSwap<View>>,
     journal: Arc<Journal>,
 }
+
+/// The end of whoever reads files.
+pub type Reloads = mpsc::Receiver<Reload>;
 
 /// The engine's end.
 pub type Commands = mpsc::Receiver<Command>;
 
 impl Control {
     #[must_use]
-    pub fn new(view: Arc<ArcSwap<View>>, journal: Arc<Journal>) -> (Control, Commands) {
-        let (commands, receiver) = mpsc::channel(WAITING_COMMANDS);
-        (Control { commands, view, journal }, receiver)
+    pub fn new(view: Arc<ArcSwap<View>>, journal: Arc<Journal>) -> (Control, Commands, Reloads) {
+        let (commands, commanded) = mpsc::channel(WAITING_COMMANDS);
+        let (reloads, to_reload) = mpsc::channel(WAITING_RELOADS);
+        let control = Control { commands, reloads, config: Arc::default(), view, journal };
+        (control, commanded, to_reload)
     }
 
     /// Asks the engine and waits for its reply.
@@ -144,9 +156,32 @@ impl Control {
         self.command(|reply| Command::Change { service, request, precondition, actor, reply }).await
     }
 
-    /// Puts a file's definitions in the place of the last one's.
-    pub async fn declare(&self, definitions: Vec<Definition>, force: Force, actor: Actor) -> Result<Done, Refused> {
-        self.command(|reply| Command::Declare { definitions, force, actor, reply }).await
+    /// Puts a file's definitions in the place of the last one's; `resolved`: where their endpoints' names lead.
+    pub async fn declare(
+        &self,
+        definitions: Vec<Definition>,
+        resolved: Vec<Resolved>,
+        force: Force,
+        actor: Actor,
+    ) -> Result<Done, Refused> {
+        self.command(|reply| Command::Declare { definitions, resolved, force, actor, reply }).await
+    }
+
+    /// Has the file read again.
+    pub async fn reload(&self, extent: Extent, force: Force, actor: Actor) -> Result<Reloaded, NotReloaded> {
+        let (reply, answer) = oneshot::channel();
+        self.reloads.send(Reload { extent, force, actor, reply }).await.map_err(|_| NotReloaded::NoFile)?;
+        answer.await.map_err(|_| Refused::Unavailable)?
+    }
+
+    /// How the last reading of the file went.
+    #[must_use]
+    pub fn config(&self) -> Arc<ConfigView> {
+        self.config.load_full()
+    }
+
+    pub fn note_config(&self, config: ConfigView) {
+        self.config.store(Arc::new(config));
     }
 
     async fn command(&self, command: impl FnOnce(Reply) -> Command) -> Result<Done, Refused> {

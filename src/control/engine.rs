@@ -141,7 +141,7 @@ impl Engine {
             tokio::select! {
                 biased; // a person's word first: a flood of batches must not keep an abort waiting
                 Some(command) = inlets.commands.recv() => self.command(command),
-                Some(stored) = inlets.stored.recv() => self.stored(stored),
+                Some(stored) = inlets.stored.recv() => self.stored(&stored),
                 Some(resolved) = inlets.resolved.recv() => self.resolved(&resolved),
                 batch = inlets.batches.next() => match batch {
                     Some(batch) => self.collector.absorb(batch),
@@ -168,7 +168,12 @@ impl Engine {
                     Err(refused) => self.answer(Some(reply), &service, Err(refused), true),
                 }
             }
-            Command::Declare { definitions, force, actor, reply } => self.declare(definitions, force, &actor, reply),
+            Command::Declare { definitions, resolved, force, actor, reply } => {
+                for resolved in &resolved {
+                    self.state.resolve(&resolved.authority, resolved.addresses.clone());
+                }
+                self.declare(definitions, force, &actor, reply);
+            }
         }
     }
 
@@ -178,7 +183,8 @@ impl Engine {
         let _nobody_waiting = reply.send(result.map(|changed| Done { revision, changed, durable }));
     }
 
-    /// Puts a file's definitions in the place of the last one's, together with what they change about how services stand.
+    /// Puts a file's definitions in the place of the last one's, together with what they change about how services
+    /// stand.
     fn declare(&mut self, definitions: Vec<Definition>, force: Force, actor: &Actor, reply: Reply) {
         let in_use = self.state.in_use(&definitions);
         if force == Force::No && !in_use.is_empty() {
@@ -252,7 +258,7 @@ impl Engine {
     }
 
     /// The store has kept what waited, or could not.
-    fn stored(&mut self, stored: Stored) {
+    fn stored(&mut self, stored: &Stored) {
         self.unsaved = stored.waiting;
         self.trouble = stored.result.clone().err();
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.revision() <= stored.revision) {
@@ -388,7 +394,8 @@ impl Engine {
         let Some(service) = self.state.service(name) else { return };
         let mode = service.definition.policy.mode;
         let Ok(changes) = service.standing.handle(now, mode, input) else { return };
-        // What the machine asked for already is on its way to the store; lowering is never asked for twice, for it is done.
+        // What the machine asked for already is on its way to the store; lowering is never asked for twice, for it is
+        // done.
         let lowers = changes.iter().any(Change::lowers);
         if !lowers && self.waiting.iter().any(|waiting| waiting.service() == Some(name)) {
             return;
@@ -428,8 +435,8 @@ impl Engine {
         }
     }
 
-    /// Draws a service's picture anew, and shows it. What has taken effect and is not announced yet is not shown either:
-    /// who has seen a rollback may rely on it.
+    /// Draws a service's picture anew, and shows it. What has taken effect and is not announced yet is not shown
+    /// either: who has seen a rollback may rely on it.
     fn draw(&mut self, name: &ServiceName) {
         let unannounced = |waiting: &Waiting| matches!(waiting.then, Then::Announce) && waiting.service() == Some(name);
         if self.waiting.iter().any(unannounced) {

@@ -17,6 +17,7 @@ pub mod command;
 pub mod decisions;
 pub mod engine;
 pub mod journal;
+pub mod reload;
 pub mod resolver;
 pub mod store;
 pub mod view;

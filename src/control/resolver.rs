@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::lookup_host;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::engine::Resolved;
 
@@ -24,13 +24,10 @@ pub async fn resolve(authorities: &BTreeSet<Arc<str>>) -> Vec<Result<Resolved, A
 }
 
 /// Looks the names up again and again, and tells the engine what it finds. Ends with the engine.
-pub async fn keep_resolving(authorities: BTreeSet<Arc<str>>, engine: mpsc::Sender<Resolved>) {
-    let names: BTreeSet<Arc<str>> = authorities.into_iter().filter(|a| a.parse::<SocketAddr>().is_err()).collect();
-    if names.is_empty() {
-        return engine.closed().await;
-    }
-    loop {
+pub async fn keep_resolving(authorities: watch::Receiver<BTreeSet<Arc<str>>>, engine: mpsc::Sender<Resolved>) {
+    while !engine.is_closed() {
         tokio::time::sleep(AGAIN).await;
+        let names: BTreeSet<Arc<str>> = authorities.borrow().iter().filter(|name| is_name(name)).cloned().collect();
         for result in resolve(&names).await {
             match result {
                 Ok(resolved) => {
@@ -42,6 +39,10 @@ pub async fn keep_resolving(authorities: BTreeSet<Arc<str>>, engine: mpsc::Sende
             }
         }
     }
+}
+
+fn is_name(authority: &str) -> bool {
+    authority.parse::<SocketAddr>().is_err()
 }
 
 /// `None`: no answer, or an empty one.

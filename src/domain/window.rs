@@ -97,6 +97,8 @@ pub struct Arm {
     pub ended: Classes,
     /// Of those ended well (success or rejected): slower to the head than the service's latency limit.
     pub over: u64,
+    /// Of the abandoned: the client left before the response head.
+    pub unanswered: u64,
     /// Of the failures: no endpoint of the version accepted a connection.
     pub unreachable: u64,
     /// Of the unreachable: the stable version answered instead, and not with a failure.
@@ -108,6 +110,7 @@ impl Arm {
         self.routed += other.routed;
         self.ended.merge(&other.ended);
         self.over += other.over;
+        self.unanswered += other.unanswered;
         self.unreachable += other.unreachable;
         self.rescued += other.rescued;
     }

@@ -116,8 +116,8 @@ impl Activity {
     fn due(&self, worker: &Worker) -> Option<Moment> {
         match self.doing.get() {
             Doing::Idle(_) if self.unread.get() => None, // as in the middle of a body
-            Doing::Idle(since) => Some(since.plus(worker.limits.client_idle)),
-            Doing::Head(since) => Some(since.plus(worker.limits.request_head)),
+            Doing::Idle(since) => Some(since.plus(worker.limits.get().client_idle)),
+            Doing::Head(since) => Some(since.plus(worker.limits.get().request_head)),
             Doing::Busy => None,
         }
     }

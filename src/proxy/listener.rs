@@ -1,5 +1,6 @@
 //! Listening sockets, and one acceptor that hands every accepted socket to the least busy worker.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::Phase;
 use super::worker::Load;
@@ -40,27 +41,64 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
+/// Sockets to listen on from now on, and addresses to listen on no longer.
+#[derive(Debug)]
+pub struct Sockets {
+    pub add: Vec<std::net::TcpListener>,
+    pub remove: Vec<SocketAddr>,
+}
+
 /// Starts the acceptor's thread. It ends, and closes its sockets, when the phase leaves [`Phase::Serving`].
 pub fn start(
     listeners: Vec<std::net::TcpListener>,
+    changes: mpsc::UnboundedReceiver<Sockets>,
     desks: Vec<Desk>,
     phase: watch::Receiver<Phase>,
 ) -> io::Result<thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let listeners = {
+    let mut acceptor = Acceptor { desks: Arc::new(desks), accepting: JoinSet::new(), sockets: BTreeMap::new() };
+    {
         let _inside = runtime.enter();
-        listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?
-    };
-    thread::Builder::new().name("acceptor".to_owned()).spawn(move || runtime.block_on(run(listeners, desks, phase)))
+        listeners.into_iter().try_for_each(|listener| acceptor.listen(listener))?;
+    }
+    let run = move || runtime.block_on(acceptor.run(changes, phase));
+    thread::Builder::new().name("acceptor".to_owned()).spawn(run)
 }
 
-async fn run(listeners: Vec<TcpListener>, desks: Vec<Desk>, mut phase: watch::Receiver<Phase>) {
-    let desks = Arc::new(desks);
-    let mut accepting = JoinSet::new();
-    for listener in listeners {
-        accepting.spawn(accept(listener, desks.clone()));
+struct Acceptor {
+    desks: Arc<Vec<Desk>>,
+    accepting: JoinSet<()>,
+    sockets: BTreeMap<SocketAddr, AbortHandle>,
+}
+
+impl Acceptor {
+    /// Wants to be inside its runtime.
+    fn listen(&mut self, listener: std::net::TcpListener) -> io::Result<()> {
+        let address = listener.local_addr()?;
+        let task = self.accepting.spawn(accept(TcpListener::from_std(listener)?, self.desks.clone()));
+        self.sockets.insert(address, task);
+        Ok(())
     }
-    let _closed = phase.wait_for(|phase| *phase != Phase::Serving).await;
+
+    async fn run(mut self, mut changes: mpsc::UnboundedReceiver<Sockets>, mut phase: watch::Receiver<Phase>) {
+        loop {
+            tokio::select! {
+                _left = phase.wait_for(|phase| *phase != Phase::Serving) => return,
+                Some(Sockets { add, remove }) = changes.recv() => {
+                    for listener in add {
+                        if let Err(error) = self.listen(listener) {
+                            tracing::error!(%error, "a new listener could not be used");
+                        }
+                    }
+                    for address in remove {
+                        if let Some(task) = self.sockets.remove(&address) {
+                            task.abort();
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 async fn accept(listener: TcpListener, desks: Arc<Vec<Desk>>) {

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use self::worker::Load;
 use crate::link::{BatchSender, Clock, Subscriber};
@@ -73,6 +73,7 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Proxy {
     phase: watch::Sender<Phase>,
+    knobs: Knobs,
     threads: Vec<thread::JoinHandle<()>>,
     loads: Vec<Arc<Load>>,
     addresses: Vec<SocketAddr>,
@@ -87,21 +88,53 @@ pub fn start(
     batches: BatchSender,
 ) -> io::Result<Proxy> {
     let (phase, watched) = watch::channel(Phase::Serving);
-    let workers = settings.workers;
+    let (limits, limited) = watch::channel(settings.limits);
+    let (sockets, listening) = mpsc::unbounded_channel();
     let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
-    let setup = worker::Setup { settings, clock, subscriber: subscriber.clone(), batches, phase: watched };
+    let setup = worker::Setup {
+        limits: limited,
+        access_log: settings.access_log,
+        clock,
+        subscriber: subscriber.clone(),
+        batches,
+        phase: watched,
+    };
     let (mut threads, mut desks, mut loads) = (Vec::new(), Vec::new(), Vec::new());
-    for index in 0..workers {
+    for index in 0..settings.workers {
         let handle = worker::start(index, setup.clone())?;
         loads.push(handle.load.clone());
         desks.push(listener::Desk { sockets: handle.sockets, load: handle.load });
         threads.push(handle.thread);
     }
-    threads.push(listener::start(listeners, desks, setup.phase)?);
-    Ok(Proxy { phase, threads, loads, addresses })
+    threads.push(listener::start(listeners, listening, desks, setup.phase)?);
+    Ok(Proxy { phase, knobs: Knobs { limits, sockets }, threads, loads, addresses })
+}
+
+/// What may be changed while it runs.
+#[derive(Debug, Clone)]
+pub struct Knobs {
+    limits: watch::Sender<Limits>,
+    sockets: mpsc::UnboundedSender<listener::Sockets>,
+}
+
+impl Knobs {
+    /// From the next tick on.
+    pub fn limit(&self, limits: Limits) {
+        self.limits.send_replace(limits);
+    }
+
+    /// Listens on more sockets, and then no longer on some addresses. Connections that came from there go on.
+    pub fn listen(&self, add: Vec<TcpListener>, remove: Vec<SocketAddr>) {
+        let _stopping = self.sockets.send(listener::Sockets { add, remove });
+    }
 }
 
 impl Proxy {
+    #[must_use]
+    pub fn knobs(&self) -> Knobs {
+        self.knobs.clone()
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {

@@ -130,6 +130,7 @@ impl Charge {
         self.end(|arm| {
             arm.ended.add(class);
             arm.over += u64::from(late && matches!(class, Class::Success | Class::Rejected));
+            arm.unanswered += u64::from(class == Class::Abandoned && head_micros.is_none());
             arm.unreachable += u64::from(reach != Reach::Reached);
             arm.rescued += u64::from(reach == Reach::Rescued);
         });

@@ -14,11 +14,11 @@ use tokio::task::LocalSet;
 
 use super::deadline::Deadlines;
 use super::handle::request_id;
-use super::lines::Lines;
+use super::lines::{Lines, Sink};
 use super::listener::Accepted;
 use super::recorder::Recorder;
 use super::upstream::Upstreams;
-use super::{Limits, Phase, Settings, connection};
+use super::{Limits, Phase, connection};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time::{Moment, TICK};
 use crate::domain::window::Batch;
@@ -33,7 +33,7 @@ const REAP_TICKS: u64 = 10;
 #[derive(Debug)]
 pub struct Worker {
     pub index: usize,
-    pub limits: Limits,
+    pub limits: Cell<Limits>,
     /// `None`: nobody asked for one.
     pub access_log: Option<Lines>,
     pub recorder: Rc<Recorder>,
@@ -66,7 +66,8 @@ pub struct Handle {
 /// What a worker needs to start.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    pub settings: Settings,
+    pub limits: watch::Receiver<Limits>,
+    pub access_log: Option<Sink>,
     pub clock: Clock,
     pub subscriber: Subscriber,
     pub batches: BatchSender,
@@ -96,6 +97,7 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
     loop {
         tokio::select! {
             _ = flush.tick() => {
+                worker.limits.set(*setup.limits.borrow_and_update());
                 unsent = worker.tick(&setup.batches, unsent);
                 if worker.draining() && worker.load.connections() == 0 && accepted.is_empty() {
                     break;
@@ -122,8 +124,8 @@ impl Worker {
         let running = setup.clock.now().since(Moment::default());
         Worker {
             index,
-            limits: setup.settings.limits,
-            access_log: setup.settings.access_log.clone().map(Lines::new),
+            limits: Cell::new(*setup.limits.borrow()),
+            access_log: setup.access_log.clone().map(Lines::new),
             recorder: Rc::default(),
             upstreams: Upstreams::default(),
             deadlines: Rc::default(),

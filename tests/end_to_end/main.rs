@@ -17,6 +17,7 @@ mod framing;
 mod memory;
 mod metrics;
 mod recording;
+mod reload;
 mod retries;
 mod rollback;
 mod split;

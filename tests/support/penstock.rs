@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use penstock::app::App;
+use penstock::app::{App, Options, Source};
+use penstock::config::Overrides;
 use penstock::control::journal::Entry;
 use penstock::control::view::{EndpointView, ServiceView, VersionView, View};
 use penstock::domain::names::ServiceName;
@@ -101,6 +103,16 @@ impl Setup {
             panic!("{problems:?}");
         });
         Penstock { app: Some(penstock::app::start(settings).unwrap()), _turn: turn }
+    }
+
+    /// Started from a file, so that it can be read again.
+    pub fn start_from(self, file: &Path) -> Penstock {
+        let turn = if self.alone { Turn::alone() } else { Turn::among() };
+        std::fs::write(file, self.text()).unwrap();
+        let source = Source { file: file.to_owned(), overrides: Overrides::none() };
+        let settings = penstock::config::read(file).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let options = Options { source: Some(source), ..Options::default() };
+        Penstock { app: Some(penstock::app::start_with(settings, options).unwrap()), _turn: turn }
     }
 }
 
@@ -203,6 +215,28 @@ impl Penstock {
 
     pub fn rollback(&self) -> Option<Entry> {
         self.journal(|change| matches!(change, Change::RolledBack { .. }))
+    }
+
+    /// Has the file read again, over the admin API.
+    #[track_caller]
+    pub fn reload(&self) -> Response {
+        self.post("/v1/config:reload", "{}")
+    }
+
+    /// What the admin API says.
+    #[track_caller]
+    pub fn read(&self, path: &str) -> String {
+        let mut admin = Client::connect(self.admin());
+        admin.ask(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.admin())).text()
+    }
+
+    #[track_caller]
+    pub fn post(&self, path: &str, body: &str) -> Response {
+        Client::connect(self.admin()).ask(&format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.admin(),
+            body.len()
+        ))
     }
 
     /// Sets the canary's weight as a person would: over the admin API.

@@ -3,21 +3,33 @@
 //! Arms that *fail at different speed* distort the first seconds of an outage that they share: the canary refuses in a
 //! millisecond, stable times out after thirty seconds, and by time of completion every visible error is the canary's.
 //! So counts are kept by routing tick and handed out slot by slot, in order, once next to nothing of a slot is
-//! unfinished; what never ended by then is decided in the stable arm's disfavour, for good.
+//! unfinished; what never ended by then is decided in the stable arm's disfavour, for good. So is what a client gave
+//! up waiting for after longer than answers usually take: the impatient would hide the errors of the slower arm.
 //!
-//! A slot is a few ticks long because in routing order one dying connection is smeared over all the ticks in which its
-//! requests were drawn: the slot makes one toss of it again. A change of weight ends a slot early.
+//! A slot is as many ticks long as stable's requests usually take, because in routing order one dying connection is
+//! smeared over all the ticks in which its requests were drawn: the slot makes one toss of it again, two at worst.
+//! Only slots that are settled say how long the next one is, so its length cannot depend on its own coins. A change of
+//! weight ends a slot early.
 
 use std::collections::VecDeque;
 
 use super::bets::Counts;
+use super::logs::real;
 use crate::domain::outcome::Classes;
 use crate::domain::split::Weight;
 use crate::domain::time::{TICK, Tick};
 use crate::domain::window::{Arm, Drawn, Row};
 
-/// How many ticks are one toss, until there is a reference histogram to choose it by.
-const SLOT_TICKS: usize = 2;
+/// How many ticks are one toss at least: an answer within 100 ms ends in this tick or the next.
+const SHORTEST_SLOT: usize = 2;
+/// And at most: a slow service must not wait for its evidence forever.
+const LONGEST_SLOT: usize = 10;
+/// So many of stable's requests must have ended before they say how long a slot is.
+const KNOWN: f64 = 20.0;
+/// The share of them that ends within a slot.
+const WITHIN: f64 = 0.95;
+/// What a tick is worth after another one: half of it is forgotten after a minute.
+const MEMORY: f64 = 0.999;
 
 /// What is known of one arm's requests of one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,22 +37,26 @@ pub struct Fates {
     routed: u64,
     ended: Classes,
     over: u64,
+    /// Of the abandoned: those whose answer was overdue when the client left.
+    given_up: u64,
 }
 
 impl Fates {
-    fn count(&mut self, arm: &Arm) {
+    fn count(&mut self, arm: &Arm, overdue: bool) {
         self.routed += arm.routed;
         self.ended.merge(&arm.ended);
         self.over += arm.over;
+        self.given_up += if overdue { arm.unanswered } else { 0 };
     }
 
     fn merge(&mut self, other: &Fates) {
         self.routed += other.routed;
         self.ended.merge(&other.ended);
         self.over += other.over;
+        self.given_up += other.given_up;
     }
 
-    /// Abandoned requests and those that we broke ourselves are taken out: they say nothing.
+    /// Requests that nobody abandoned and that we did not break ourselves.
     #[must_use]
     pub fn unfinished(&self) -> u64 {
         self.routed.saturating_sub(self.ended.total())
@@ -60,28 +76,28 @@ impl Group {
         Group { weight, canary: Fates::default(), stable: Fates::default() }
     }
 
-    /// Failures; stable's unfinished requests are among them, the canary's are not.
+    /// Failures; what is unfinished or was given up is one of stable's, but none of the canary's.
     #[must_use]
     pub fn failures(&self) -> Counts {
         self.against_stable(|ended| ended.failure)
     }
 
-    /// Rejected (4xx); what is unfinished is charged to stable as well.
+    /// Rejected (4xx); what is unfinished or was given up is charged to stable as well.
     #[must_use]
     pub fn rejected(&self) -> Counts {
         self.against_stable(|ended| ended.rejected)
     }
 
-    /// Failures and what took longer than the limit: whatever is unfinished when it is handed out is that, in both
-    /// arms.
+    /// Failures and what took longer than the limit: whatever is unfinished when it is handed out, or was given up
+    /// after longer than that, is among them in both arms.
     #[must_use]
     pub fn over(&self) -> Counts {
         let bad = |arm: &Fates| arm.ended.failure + arm.over.min(arm.ended.success + arm.ended.rejected);
         let [canary, stable] = [&self.canary, &self.stable];
         Counts {
-            canary_bad: bad(canary) + canary.unfinished(),
+            canary_bad: bad(canary) + canary.unfinished() + canary.given_up,
             canary_ok: canary.ended.judged() - bad(canary),
-            stable_bad: bad(stable) + stable.unfinished(),
+            stable_bad: bad(stable) + stable.unfinished() + stable.given_up,
             stable_ok: stable.ended.judged() - bad(stable),
         }
     }
@@ -90,8 +106,8 @@ impl Group {
         let (canary, stable) = (&self.canary.ended, &self.stable.ended);
         Counts {
             canary_bad: bad(canary),
-            canary_ok: canary.judged() - bad(canary) + self.canary.unfinished(),
-            stable_bad: bad(stable) + self.stable.unfinished(),
+            canary_ok: canary.judged() - bad(canary) + self.canary.unfinished() + self.canary.given_up,
+            stable_bad: bad(stable) + self.stable.unfinished() + self.stable.given_up,
             stable_ok: stable.judged() - bad(stable),
         }
     }
@@ -111,7 +127,7 @@ pub struct Slot {
 impl Slot {
     #[must_use]
     pub fn seconds(&self) -> f64 {
-        super::logs::real(self.ticks) * TICK.as_secs_f64()
+        real(self.ticks) * TICK.as_secs_f64()
     }
 }
 
@@ -128,6 +144,42 @@ pub enum Slack {
 struct Entry {
     weight: Weight,
     groups: Vec<Group>,
+    /// Of stable's requests: how many ended so many ticks after they were drawn, the slowest together.
+    ended_after: [u64; LONGEST_SLOT],
+}
+
+impl Entry {
+    fn of(weight: Weight) -> Entry {
+        Entry { weight, groups: Vec::new(), ended_after: [0; LONGEST_SLOT] }
+    }
+}
+
+/// How many ticks stable's requests take, in settled slots.
+#[derive(Debug, Default)]
+struct Pace {
+    ended_after: [f64; LONGEST_SLOT],
+}
+
+impl Pace {
+    fn learn(&mut self, entry: &Entry) {
+        for (known, new) in self.ended_after.iter_mut().zip(entry.ended_after) {
+            *known = MEMORY * *known + real(new);
+        }
+    }
+
+    /// How many ticks are one toss.
+    fn slot(&self) -> usize {
+        let all: f64 = self.ended_after.iter().sum();
+        if all < KNOWN {
+            return SHORTEST_SLOT;
+        }
+        let sums = self.ended_after.iter().scan(0.0, |sum, ended| {
+            *sum += ended;
+            Some(*sum)
+        });
+        let short = sums.take_while(|sum| *sum < WITHIN * all).count();
+        (short + 1).clamp(SHORTEST_SLOT, LONGEST_SLOT)
+    }
 }
 
 /// The ticks that are not settled yet: at most twice the patience, and older ones are not remembered.
@@ -137,19 +189,33 @@ pub struct Ring {
     /// Ticks after which a slot is handed out whatever is still missing.
     patience: u64,
     first: Tick,
+    now: Tick,
     entries: VecDeque<Entry>,
     last_weight: Option<Weight>,
+    pace: Pace,
+    /// How long the next slot is, unless the weight changes.
+    slot_ticks: usize,
 }
 
 impl Ring {
     #[must_use]
     pub fn new(slack: Slack, patience: u64) -> Ring {
-        Ring { slack, patience, first: Tick(0), entries: VecDeque::new(), last_weight: None }
+        Ring {
+            slack,
+            patience,
+            first: Tick(0),
+            now: Tick(0),
+            entries: VecDeque::new(),
+            last_weight: None,
+            pace: Pace::default(),
+            slot_ticks: SHORTEST_SLOT,
+        }
     }
 
     /// Notes that tick `now` has ended and had that weight. The first call says where time begins; after a gap longer
     /// than the patience it begins anew, which loses evidence for and against alike.
     pub fn advance(&mut self, now: Tick, weight: Weight) {
+        self.now = now;
         let known_until = Tick(self.first.0 + self.entries.len() as u64);
         let fresh = self.entries.is_empty() && self.last_weight.is_none();
         if fresh || now.since(known_until) > self.patience {
@@ -163,10 +229,23 @@ impl Ring {
 
     /// Counts what became known of requests drawn in one tick; those of a tick that is settled change nothing any more.
     pub fn count(&mut self, drawn: &Drawn, row: &Row) {
+        let after = self.now.since(drawn.tick);
+        let overdue = after >= self.overdue();
         let Some(entry) = self.entry(drawn.tick, drawn.weight) else { return };
+        let slot = usize::try_from(after).unwrap_or(usize::MAX).min(LONGEST_SLOT - 1);
+        entry.ended_after[slot] += row.stable.ended.judged();
         let group = group_of(&mut entry.groups, drawn.weight);
-        group.canary.count(&row.canary);
-        group.stable.count(&row.stable);
+        group.canary.count(&row.canary, overdue);
+        group.stable.count(&row.stable, overdue);
+    }
+
+    /// After so many ticks a client who leaves has waited too long: longer than stable usually takes, or, where time
+    /// itself is judged, longer than the limit.
+    fn overdue(&self) -> u64 {
+        match self.slack {
+            Slack::Hundredth => self.slot_ticks as u64,
+            Slack::None => self.patience.saturating_sub(1),
+        }
     }
 
     fn entry(&mut self, tick: Tick, weight: Weight) -> Option<&mut Entry> {
@@ -175,7 +254,7 @@ impl Ring {
             return None;
         }
         while self.entries.len() <= index {
-            self.entries.push_back(Entry { weight, groups: Vec::new() });
+            self.entries.push_back(Entry::of(weight));
         }
         self.entries.get_mut(index)
     }
@@ -194,9 +273,9 @@ impl Ring {
     fn next_slot(&self, now: Tick) -> Option<usize> {
         let over = usize::try_from((now.0 + 1).saturating_sub(self.first.0)).unwrap_or(usize::MAX);
         let weight = self.entries.front()?.weight;
-        let known = self.entries.iter().take(over.min(SLOT_TICKS + 1));
+        let known = self.entries.iter().take(over.min(self.slot_ticks + 1));
         let same = known.clone().take_while(|entry| entry.weight == weight).count();
-        if same >= SLOT_TICKS { Some(SLOT_TICKS) } else { (same < known.count()).then_some(same) }
+        if same >= self.slot_ticks { Some(self.slot_ticks) } else { (same < known.count()).then_some(same) }
     }
 
     fn is_finished(&self, length: usize) -> bool {
@@ -217,6 +296,7 @@ impl Ring {
         let mut weight = self.last_weight;
         for entry in self.entries.drain(..length) {
             weight = Some(entry.weight);
+            self.pace.learn(&entry);
             for from in entry.groups {
                 let into = group_of(&mut groups, from.weight);
                 into.canary.merge(&from.canary);
@@ -226,6 +306,7 @@ impl Ring {
         let changed = self.last_weight.is_some_and(|last| Some(last) != weight);
         self.last_weight = weight;
         self.first = last.next();
+        self.slot_ticks = self.pace.slot();
         Slot { last, ticks: length as u64, changed, groups }
     }
 }
@@ -312,6 +393,33 @@ mod tests {
         let ours = Classes { ours: 1, ..Classes::default() };
         ring.count(&drawn(1, HALF), &ended(gone, ours));
         assert_eq!(ring.settled(Tick(2)).unwrap().groups[0].failures(), Counts::default());
+    }
+
+    #[test]
+    fn slots_are_as_long_as_stables_requests_take() {
+        let mut ring = Ring::new(Slack::Hundredth, 100);
+        let mut lengths = Vec::new();
+        for tick in 1..40 {
+            ring.advance(Tick(tick), HALF);
+            ring.count(&drawn(tick, HALF), &routed(30, 10));
+            if tick > 4 {
+                ring.count(&drawn(tick - 4, HALF), &ended(well(30), well(10)));
+            }
+            lengths.extend(ring.settled(Tick(tick)).map(|slot| slot.ticks));
+        }
+        assert_eq!(lengths[..3], [2, 5, 5]);
+    }
+
+    #[test]
+    fn what_a_client_gave_up_late_is_decided_against_stable() {
+        let mut ring = ring(&[HALF, HALF]);
+        ring.count(&drawn(1, HALF), &routed(3, 3));
+        ring.advance(Tick(30), HALF);
+        let left = Arm { ended: Classes { abandoned: 3, ..Classes::default() }, unanswered: 2, ..Arm::default() };
+        ring.count(&drawn(1, HALF), &Row { stable: left, canary: left });
+        let slot = ring.settled(Tick(30)).unwrap();
+        assert_eq!(slot.groups[0].failures(), Counts { canary_ok: 2, stable_bad: 2, ..Counts::default() });
+        assert_eq!(slot.groups[0].over(), Counts { canary_bad: 2, stable_bad: 2, ..Counts::default() });
     }
 
     #[test]

@@ -1,0 +1,207 @@
+//! Reading the file again: all of it comes into force, or nothing does.
+//!
+//! ```text
+//!  read and check ▸ look names up ▸ bind what is new ▸ the engine takes the definitions (one swap) ▸ listen, let go
+//! ```
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::{authorities, limits};
+use crate::config::{self, Overrides, Problems, Settings};
+use crate::control::command::{Control, Force, Reloads};
+use crate::control::journal::Actor;
+use crate::control::reload::{ConfigView, Extent, FileProblem, NotReloaded, Reload, Reloaded};
+use crate::control::resolver::resolve;
+use crate::proxy::{self, Knobs};
+
+/// Where the settings come from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub file: PathBuf,
+    pub overrides: Overrides,
+}
+
+impl Source {
+    fn read(&self) -> Result<Settings, Problems> {
+        config::read_with(&self.file, &self.overrides)
+    }
+}
+
+/// What carries out a reload.
+#[derive(Debug)]
+pub(super) struct Reloader {
+    pub source: Option<Source>,
+    pub control: Control,
+    pub knobs: Knobs,
+    pub names: watch::Sender<BTreeSet<Arc<str>>>,
+    pub in_force: Settings,
+}
+
+impl Reloader {
+    /// One reload after the other, until nobody can ask any more.
+    pub async fn run(mut self, mut reloads: Reloads) {
+        self.control.note_config(ConfigView { in_force_since: Timestamp::now(), ..ConfigView::default() });
+        while let Some(Reload { extent, force, actor, reply }) = reloads.recv().await {
+            let who = actor.name.clone();
+            let result = self.reload(extent, force, actor).await;
+            if extent == Extent::Reload {
+                self.note(&result, &who);
+            }
+            let _nobody_waiting = reply.send(result);
+        }
+    }
+
+    async fn reload(&mut self, extent: Extent, force: Force, actor: Actor) -> Result<Reloaded, NotReloaded> {
+        let source = self.source.clone().ok_or(NotReloaded::NoFile)?;
+        let settings = source.read().map_err(|problems| NotReloaded::Problems(listed(&problems)))?;
+        let mut warnings: Vec<String> = listed(&settings.warnings).into_iter().map(|problem| problem.detail).collect();
+        warnings.extend(at_the_next_start(&self.in_force, &settings));
+        if extent == Extent::Validate {
+            return Ok(Reloaded { revision: self.control.view().revision, warnings });
+        }
+        let names = authorities(&settings);
+        let resolved = resolve(&names).await.into_iter().filter_map(Result::ok).collect();
+        let added = self.bind(&settings)?;
+        let done = self.control.declare(settings.services.clone(), resolved, force, actor).await?;
+        let removed = self.in_force.listeners.iter().filter(|address| !settings.listeners.contains(address));
+        self.knobs.listen(added, removed.copied().collect());
+        self.knobs.limit(limits(&settings));
+        self.names.send_replace(names);
+        self.in_force = Settings { admin: self.in_force.admin, store: self.in_force.store.clone(), ..settings };
+        Ok(Reloaded { revision: done.revision, warnings })
+    }
+
+    /// New listeners come before old ones go.
+    fn bind(&self, settings: &Settings) -> Result<Vec<std::net::TcpListener>, NotReloaded> {
+        let new = settings.listeners.iter().filter(|address| !self.in_force.listeners.contains(address));
+        new.map(|address| {
+            proxy::bind(*address).map_err(|error: io::Error| NotReloaded::Listener {
+                message: format!("cannot listen on `{address}`: {error}"),
+                help: "choose another address in the file; the last file stays in force".to_owned(),
+            })
+        })
+        .collect()
+    }
+
+    fn note(&self, result: &Result<Reloaded, NotReloaded>, actor: &str) {
+        let last = self.control.config();
+        self.control.note_config(match result {
+            Ok(reloaded) => {
+                tracing::info!(actor, revision = reloaded.revision, "the file was read again and is in force");
+                for warning in &reloaded.warnings {
+                    tracing::warn!(warning, "about the file");
+                }
+                let warnings = reloaded.warnings.clone();
+                ConfigView { successful: true, in_force_since: Timestamp::now(), trouble: None, warnings }
+            }
+            Err(error) => {
+                tracing::error!(actor, %error, "the file was not taken; the last one stays in force");
+                if let NotReloaded::Problems(problems) = error {
+                    for problem in problems {
+                        tracing::error!(problem = problem.detail, "in the file");
+                    }
+                }
+                ConfigView { successful: false, trouble: Some(error.to_string()), ..ConfigView::clone(&last) }
+            }
+        });
+    }
+}
+
+fn listed(problems: &Problems) -> Vec<FileProblem> {
+    let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let json = serde_json::to_value(problems).unwrap_or_default();
+    let problem = |value: &serde_json::Value| {
+        let place = match (value["line"].as_u64(), value["variable"].as_str()) {
+            (_, Some(variable)) => variable.to_owned(),
+            (Some(line), None) => format!("{}:{line}", text(value, "file")),
+            (None, None) => text(value, "file"),
+        };
+        let detail = format!("{place}: {}; {}", text(value, "message"), text(value, "help"));
+        FileProblem { path: text(value, "path"), detail }
+    };
+    json["problems"].as_array().map(|problems| problems.iter().map(problem).collect()).unwrap_or_default()
+}
+
+/// What a file says differently and a running process does not change.
+fn at_the_next_start(before: &Settings, after: &Settings) -> Vec<String> {
+    let differs = [
+        ("admin.address", before.admin != after.admin),
+        ("workers", before.workers != after.workers),
+        ("store.path", before.store != after.store),
+        ("log", before.log != after.log),
+        ("shutdown", (before.linger, before.drain) != (after.linger, after.drain)),
+        ("reload.poll", before.poll != after.poll),
+    ];
+    let differs = differs.into_iter().filter(|(_, differs)| *differs);
+    differs.map(|(key, _)| format!("`{key}` has changed and takes effect at the next start")).collect()
+}
+
+/// Reloads at every SIGHUP.
+pub(super) async fn at_hangups(control: Control) -> io::Result<()> {
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+    while hangup.recv().await.is_some() {
+        ask(&control, "SIGHUP").await;
+    }
+    Ok(())
+}
+
+/// Reloads when the file's content changes: for files that are swapped by a symbolic link (a mounted `ConfigMap`) or
+/// that live on a network, where nothing tells of a change.
+pub(super) async fn at_changes(control: Control, file: PathBuf, every: Duration) {
+    let mut known = content(&file).await;
+    loop {
+        sleep(every).await;
+        let now = content(&file).await;
+        if now.is_some() && now != known {
+            known = now;
+            ask(&control, "reload.poll").await;
+        }
+    }
+}
+
+/// A file on a mount that hangs keeps a thread waiting, and nothing else.
+#[expect(clippy::disallowed_methods, reason = "one at a time: the next look waits for this one")]
+async fn content(file: &Path) -> Option<Vec<u8>> {
+    let file = file.to_owned();
+    tokio::task::spawn_blocking(move || std::fs::read(file).ok()).await.ok().flatten()
+}
+
+async fn ask(control: &Control, who: &str) {
+    let actor = Actor { name: who.to_owned(), reason: None };
+    let _said_in_the_log = control.reload(Extent::Reload, Force::No, actor).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Settings {
+        let rest = "[[listeners]]\naddress = \"127.0.0.1:0\"\n[services.shop]\nroutes = [{}]\nstable = \"v1\"\n\
+                    [services.shop.versions.v1]\nendpoints = [\"127.0.0.1:1\"]\n";
+        config::parse("test.toml", &format!("{text}\n{rest}")).unwrap()
+    }
+
+    #[test]
+    fn what_waits_for_a_start_is_said() {
+        assert_eq!(at_the_next_start(&settings(""), &settings("")), Vec::<String>::new());
+        let said = at_the_next_start(&settings(""), &settings("workers = 3\n[admin]\naddress = \"127.0.0.1:9901\""));
+        assert_eq!(said.len(), 2);
+        assert!(said[0].contains("admin.address") && said[1].contains("workers"));
+    }
+
+    #[test]
+    fn every_problem_of_a_file_is_listed_with_its_place() {
+        let problems = config::parse("bad.toml", "workers = 0\nx = 1\n").unwrap_err();
+        let listed = listed(&problems);
+        assert!(listed.len() >= 2);
+        assert!(listed.iter().any(|problem| problem.detail.starts_with("bad.toml:1: ")), "{listed:?}");
+    }
+}
