@@ -5,6 +5,7 @@
 //!  stop:   not ready ▸ linger ▸ stop accepting ▸ drain ▸ workers end ▸ engine ends ▸ admin ends
 //! ```
 
+mod access_log;
 mod reload;
 
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ use tokio::task::JoinHandle;
 use self::reload::Reloader;
 pub use self::reload::Source;
 use crate::admin::{self, Outside, Readiness};
-use crate::config::{AccessLog, LogFormat, LogSettings, Settings};
+use crate::config::Settings;
 use crate::control::boot::{Beginning, BootError, boot};
 use crate::control::command::Control;
 pub use crate::control::command::Force;
@@ -35,7 +36,7 @@ use crate::control::store::{Keeper, OpenError};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::link::{self, Clock};
-use crate::proxy::{self, Limits, Proxy, Style, Target};
+use crate::proxy::{self, Limits, Proxy};
 
 /// How often a drain is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -124,7 +125,7 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
     let listeners = bind(&runtime, &settings.listeners)?;
-    let access_log = start_access_log(&settings.log)?;
+    let access_log = access_log::start(&runtime, &settings.log)?;
     let admin = admin::bind(settings.admin)?;
     let admin_address = admin.local_addr()?;
 
@@ -145,8 +146,8 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     let engine = Engine::new(state, Tools { publisher, keeper, journal, view, clock, workers }, trouble);
     let engine = start_engine(engine, Inlets { batches, commands, resolved, stored })?;
 
-    let sink = access_log.as_ref().map(proxy::Log::sink);
-    let data_plane = proxy::Settings { workers, limits: limits(&settings), access_log: sink };
+    let data_plane =
+        proxy::Settings { workers, limits: limits(&settings), access_log: access_log.as_ref().map(proxy::Log::sink) };
     let proxy = proxy::start(listeners, data_plane, clock, &subscriber, batch_sender)?;
     let readiness = Arc::new(Readiness::default());
     readiness.listening();
@@ -217,19 +218,6 @@ fn one_per_core() -> usize {
     thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn start_access_log(settings: &LogSettings) -> Result<Option<proxy::Log>, StartError> {
-    let (target, style) = match (&settings.access, settings.format) {
-        (AccessLog::Off, _) => return Ok(None),
-        (AccessLog::File(path), _) => (Target::File(path.clone()), Style::Json),
-        (AccessLog::Log, LogFormat::Json) => (Target::StandardError, Style::JsonAmongOthers),
-        (AccessLog::Log, LogFormat::Human) => (Target::StandardError, Style::Human),
-    };
-    proxy::Log::start(&target, style).map(Some).map_err(|error| match target {
-        Target::File(path) => StartError::AccessLog(path, error),
-        Target::StandardError => StartError::Thread(error),
-    })
-}
-
 fn start_engine(engine: Engine, inlets: Inlets) -> io::Result<thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     thread::Builder::new().name("engine".to_owned()).spawn(move || runtime.block_on(engine.run(inlets)))
@@ -254,12 +242,11 @@ impl App {
 
     /// Serves until SIGTERM or SIGINT, then stops gracefully; a second signal cuts it short.
     pub fn run(self) -> io::Result<()> {
-        let (mut signals, rotated) = {
+        let mut signals = {
             let _inside = self.runtime.enter();
-            (Signals::new()?, rotation()?)
+            Signals::new()?
         };
         self.runtime.spawn(reload::at_hangups(self.control.clone()));
-        self.runtime.spawn(reopen_when_told(self.access_log.as_ref().map(proxy::Log::shared), rotated));
         let signal = self.runtime.block_on(signals.next());
         tracing::info!(signal, linger = ?self.linger, drain = ?self.drain, "stopping; a second signal ends it at once");
         let hurry = Arc::new(AtomicBool::new(false));
@@ -306,20 +293,6 @@ impl App {
         }
         self.runtime.shutdown_background(); // lookups under way are not waited for
         tracing::info!("stopped");
-    }
-}
-
-/// SIGUSR1: the access log was moved away.
-fn rotation() -> io::Result<tokio::signal::unix::Signal> {
-    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1())
-}
-
-/// Listens in any case: unheard, the signal would end the process.
-async fn reopen_when_told(log: Option<Arc<proxy::Shared>>, mut rotated: tokio::signal::unix::Signal) {
-    while rotated.recv().await.is_some() {
-        if let Some(log) = &log {
-            log.reopen();
-        }
     }
 }
 

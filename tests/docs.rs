@@ -1,5 +1,5 @@
-//! What the documentation shows is so: the README's configuration and its commands, the files in `config/`, and what the
-//! image and its example name.
+//! What the documentation shows is so: the README's configuration and its commands, the files in `config/`, and what
+//! the image and its example name.
 
 use std::collections::BTreeSet;
 use std::fs;
