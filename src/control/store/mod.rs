@@ -52,6 +52,12 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// The newest revision in it.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.entries.last().map_or(0, |entry| entry.revision).max(self.saved.revision)
+    }
+
     /// Entries that the saved state does not include yet, without those that were overtaken by a lowering.
     pub fn news(&self) -> impl Iterator<Item = &Entry> {
         let overtaken: Vec<u64> = self.entries.iter().flat_map(|entry| entry.overtakes.iter().copied()).collect();
