@@ -68,7 +68,15 @@ impl Picture {
         let help = "Requests left out of the evidence because a tick had too many weights";
         count(&mut counter(to, "penstock_analysis_left_out_requests", help)?, self.0.left_out)?;
         let mut revision = gauge(to, "penstock_state_revision", "Changes so far")?;
-        revision.encode_gauge(&self.0.revision)
+        revision.encode_gauge(&self.0.revision)?;
+        self.store(to)
+    }
+
+    fn store(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(store) = &self.0.store else { return Ok(()) };
+        gauge(to, "penstock_store_up", "1: the store keeps what is decided")?.encode_gauge(&u64::from(store.keeps))?;
+        let help = "Changes that have taken effect and are not kept yet";
+        gauge(to, "penstock_store_unsaved_entries", help)?.encode_gauge(&(store.unsaved as u64))
     }
 
     fn splits(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -80,8 +80,7 @@ pub struct Engine {
     announced: u64,
     /// For the store to keep, oldest first.
     waiting: VecDeque<Waiting>,
-    trouble: Option<StoreError>,
-    unsaved: usize,
+    store: Option<StoreView>,
 }
 
 /// Entries on their way to the store.
@@ -115,7 +114,7 @@ struct Trial {
 impl Engine {
     /// The publisher has published a snapshot of `state` already.
     #[must_use]
-    pub fn new(state: State, tools: Tools, trouble: Option<StoreError>) -> Engine {
+    pub fn new(state: State, tools: Tools, store: Option<StoreView>) -> Engine {
         let mut engine = Engine {
             published: state.stamp(),
             given_out: state.revision(),
@@ -125,8 +124,7 @@ impl Engine {
             drawn: BTreeMap::new(),
             closing: tools.clock.now().tick(),
             waiting: VecDeque::new(),
-            unsaved: 0,
-            trouble,
+            store,
             state,
             tools,
         };
@@ -253,8 +251,10 @@ impl Engine {
 
     /// The store has kept what waited, or could not.
     fn stored(&mut self, stored: Stored) {
-        self.unsaved = stored.waiting;
-        self.trouble = stored.result.clone().err();
+        if let Some(store) = &mut self.store {
+            let trouble = stored.result.clone().err();
+            *store = StoreView { keeps: trouble.is_none(), trouble, unsaved: stored.waiting };
+        }
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.revision() <= stored.revision) {
             match &stored.result {
                 Ok(()) => self.finish(waiting, true),
@@ -327,6 +327,12 @@ impl Engine {
         let late = |waiting: &Waiting| matches!(waiting.then, Then::Announce) && now.since(waiting.since) >= LATE;
         while let Some(index) = self.waiting.iter().position(late) {
             if let Some(waiting) = self.waiting.remove(index) {
+                if let Some(store) = &mut self.store {
+                    store.unsaved += waiting.entries.len();
+                    store
+                        .trouble
+                        .get_or_insert_with(|| StoreError(format!("it takes longer than {LATE:?} to keep a change")));
+                }
                 self.finish(waiting, false);
             }
         }
@@ -455,7 +461,7 @@ impl Engine {
         view.left_out = self.collector.left_out;
         view.applied = self.collector.applied();
         view.published = self.tools.publisher.current().revision;
-        view.store = StoreView { trouble: self.trouble.clone(), unsaved: self.unsaved };
+        view.store = self.store.clone();
         self.tools.view.store(Arc::new(view));
     }
 }
