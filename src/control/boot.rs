@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::command::Force;
 use super::journal::{Actor, Entry};
-use super::store::{Broken, Kept, Memory, OpenError, Sqlite, Store, StoreError};
+use super::store::{Broken, COMPACT_AFTER, Kept, Memory, OpenError, Sqlite, Store, StoreError};
 use super::view::StoreView;
 use crate::domain::service::Definition;
 use crate::domain::split::Weight;
@@ -48,8 +48,10 @@ pub fn boot(opened: Opened, definitions: Vec<Definition>, force: Force) -> Resul
     let health = declared.then(|| StoreView { keeps: true, ..StoreView::default() });
     let state = State::resume(kept.saved.clone());
     let mut beginning = Beginning { state, store, entries: Vec::new(), unsaved: Vec::new(), health };
+    let mut replayed = 0;
     for entry in kept.news() {
         beginning.state.apply(entry.revision, &entry.event);
+        replayed += 1;
     }
     beginning.entries = kept.entries;
     let in_use = beginning.state.in_use(&definitions);
@@ -60,6 +62,12 @@ pub fn boot(opened: Opened, definitions: Vec<Definition>, force: Force) -> Resul
         beginning.distrust(&damage);
     }
     beginning.declare(definitions);
+    if replayed >= COMPACT_AFTER && beginning.unsaved.is_empty() {
+        // A process that never lives long would leave a longer replay to each that comes after it.
+        if let Err(error) = beginning.store.compact(&beginning.state.saved()) {
+            tracing::warn!(%error, "the journal could not be compacted; trying again later");
+        }
+    }
     Ok(beginning)
 }
 
@@ -93,7 +101,7 @@ impl Beginning {
         if let Some(health) = &mut self.health {
             health.trouble = Some(StoreError(message));
         }
-        self.enact(events, "store");
+        self.enact(&events, "store");
         // Until this is kept, the store distrusts itself.
         if self.unsaved.is_empty()
             && let Err(error) = self.store.compact(&self.state.saved())
@@ -134,12 +142,12 @@ impl Beginning {
             Some(Event { service: service.definition.name.clone(), change })
         });
         let resumed: Vec<Event> = resumed.collect();
-        self.enact(resumed, "judge");
+        self.enact(&resumed, "judge");
     }
 
-    fn enact(&mut self, events: Vec<Event>, actor: &str) {
-        self.keep(&events, actor);
-        self.apply(&events);
+    fn enact(&mut self, events: &[Event], actor: &str) {
+        self.keep(events, actor);
+        self.apply(events);
     }
 
     /// Whether the store has kept them.
@@ -192,7 +200,7 @@ pub(super) fn warn_of_ignored_weights(
             continue;
         };
         let service = &event.service;
-        if !state.standing(service).is_some_and(|standing| standing.declared.weight != declared.weight) {
+        if state.standing(service).is_none_or(|standing| standing.declared.weight == declared.weight) {
             continue;
         }
         let set = newest(&|entry| entry.event.service == *service && sets_a_weight(&entry.event.change));
@@ -206,15 +214,15 @@ pub(super) fn warn_of_ignored_weights(
 }
 
 fn sets_a_weight(change: &Change) -> bool {
-    match change {
+    matches!(
+        change,
         Change::WeightSet { .. }
-        | Change::Aborted { .. }
-        | Change::RolledBack { .. }
-        | Change::ProbeBegan { .. }
-        | Change::ProbeEnded { .. }
-        | Change::Declared { exposure: Begins::Anew, .. } => true,
-        _ => false,
-    }
+            | Change::Aborted { .. }
+            | Change::RolledBack { .. }
+            | Change::ProbeBegan { .. }
+            | Change::ProbeEnded { .. }
+            | Change::Declared { exposure: Begins::Anew, .. }
+    )
 }
 
 fn begun_now(news: &[Event], definition: &Definition) -> bool {

@@ -139,7 +139,7 @@ impl Engine {
             tokio::select! {
                 biased; // a person's word first: a flood of batches must not keep an abort waiting
                 Some(command) = inlets.commands.recv() => self.command(command),
-                Some(stored) = inlets.stored.recv() => self.stored(stored),
+                Some(stored) = inlets.stored.recv() => self.stored(&stored),
                 Some(resolved) = inlets.resolved.recv() => self.resolved(&resolved),
                 batch = inlets.batches.next() => match batch {
                     Some(batch) => self.collector.absorb(batch),
@@ -250,7 +250,7 @@ impl Engine {
     }
 
     /// The store has kept what waited, or could not.
-    fn stored(&mut self, stored: Stored) {
+    fn stored(&mut self, stored: &Stored) {
         if let Some(store) = &mut self.store {
             let trouble = stored.result.clone().err();
             *store = StoreView { keeps: trouble.is_none(), trouble, unsaved: stored.waiting };
@@ -461,7 +461,7 @@ impl Engine {
         view.left_out = self.collector.left_out;
         view.applied = self.collector.applied();
         view.published = self.tools.publisher.current().revision;
-        view.store = self.store.clone();
+        view.store.clone_from(&self.store);
         self.tools.view.store(Arc::new(view));
     }
 }

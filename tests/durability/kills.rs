@@ -44,10 +44,10 @@ fn ask(ledger: &Shared, possible: &[Stands], request: impl FnOnce() -> io::Resul
         ledger.requests += 1;
         ledger.possible.extend(possible);
     }
-    answered(ledger, request()?)
+    answered(ledger, &request()?)
 }
 
-fn answered(ledger: &Shared, response: Response) -> io::Result<u16> {
+fn answered(ledger: &Shared, response: &Response) -> io::Result<u16> {
     let mut ledger = open(ledger);
     match response.status {
         200 => {
@@ -91,7 +91,7 @@ fn change(api: Api, ledger: &Shared, random: &mut fastrand::Rng) -> io::Result<(
             let raising = thread::spawn(raise);
             let aborted = api.abort();
             if let Ok(response) = aborted {
-                answered(ledger, response)?;
+                answered(ledger, &response)?;
             }
             // Its answer says nothing about how things stand after the abort.
             raising.join().expect("no panic")?;

@@ -325,9 +325,8 @@ fn is_damage(error: &rusqlite::Error) -> bool {
         }
         rusqlite::Error::InvalidColumnType(..)
         | rusqlite::Error::FromSqlConversionFailure(..)
-        | rusqlite::Error::Utf8Error(..) => true,
-        // A table whose declaration was damaged.
-        rusqlite::Error::SqlInputError { .. } => true,
+        | rusqlite::Error::Utf8Error(..)
+        | rusqlite::Error::SqlInputError { .. } => true, // the last: a table whose declaration was damaged
         _ => false,
     }
 }
