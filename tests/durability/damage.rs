@@ -43,6 +43,8 @@ fn start_on(world: &World, damage: impl FnOnce(&Path), what: &str) -> bool {
     assert!(!proxy.log().contains("panicked"), "{what}: {}", proxy.log());
     let expected = if loud { Weight::ZERO } else { percent(10) };
     assert_eq!(stands, Stands { weight: expected, sealed: false }, "{what}: {}", proxy.log());
+    let store = proxy.api().services().store.expect("a store");
+    assert!(store.keeps && store.trouble.is_some() == loud, "{what}: {store:?}");
     // What is decided from now on is kept, and the damage is not met again.
     changed(proxy.api().weight("3%", "*"));
     proxy.kill();

@@ -91,13 +91,13 @@ impl Sqlite {
         let file = directory.join(FILE);
         let witness = lock.witness().map_err(|error| unusable(error.to_string()))?;
         let distrust = |revision| lock.attest(revision).and_then(|()| lock.0.sync_all());
-        let (connection, kept) = match found(&file, witness) {
+        let (connection, kept, moved) = match found(&file, witness) {
             Ok(Found::Newer(version)) => return Err(OpenError::Newer(directory.to_owned(), version)),
-            Ok(Found::Whole(connection, kept)) => (connection, kept),
+            Ok(Found::Whole(connection, kept)) => (connection, kept, false),
             // Until the caller has kept what it makes of it: it may be killed before that.
             Ok(Found::Damaged(kept)) => {
                 distrust(DISTRUSTED).map_err(|error| unusable(error.to_string()))?;
-                (replace(&file).map_err(unusable)?, kept)
+                (replace(&file).map_err(unusable)?, kept, true)
             }
             Err(error) => return Err(unusable(error.to_string())),
         };
@@ -105,7 +105,7 @@ impl Sqlite {
             distrust(kept.newest()).map_err(|error| unusable(error.to_string()))?;
         }
         let mut store = Sqlite { connection, lock };
-        if kept.damage.is_some() {
+        if moved {
             store.take_over(&kept).map_err(|error| unusable(error.to_string()))?;
         }
         Ok((store, kept))
@@ -213,6 +213,11 @@ fn found(file: &Path, witness: Option<u64>) -> rusqlite::Result<Found> {
     match open(file).and_then(|connection| Ok((read(&connection)?, connection))) {
         Ok((Read::Newer(version), _)) => Ok(Found::Newer(version)),
         Ok((Read::Kept(mut kept), connection)) => {
+            if kept.damage.is_none() && witness == Some(DISTRUSTED) {
+                // Whole, and moved aside already if it had to be: not once more at each start that ends early.
+                kept.damage = Some("the store was damaged, or its lock file is".to_owned());
+                return Ok(Found::Whole(connection, kept));
+            }
             if witness.is_some_and(|witness| kept.newest() < witness) {
                 kept.damage.get_or_insert_with(|| "the newest entries are missing from the store".to_owned());
             }
@@ -302,7 +307,7 @@ fn checksum(revision: i64, body: &str) -> i64 {
 
 /// Moves a damaged store aside, for people to look at, and begins a new one.
 fn replace(file: &Path) -> Result<Connection, String> {
-    let stamp = Timestamp::now().as_second();
+    let stamp = Timestamp::now().as_millisecond();
     for suffix in ["", "-wal", "-shm"] {
         let part = |path: &Path, more: &str| PathBuf::from(format!("{}{more}", path.display()));
         let (from, to) = (part(file, suffix), part(file, &format!(".damaged-{stamp}{suffix}")));
