@@ -1,7 +1,7 @@
 //! Wiring: the only file that knows every layer. It builds the parts, joins them, and takes them apart. No policy.
 //!
 //! ```text
-//!  start:  look names up ▸ bind every address ▸ state ▸ snapshot ▸ engine ▸ workers ▸ admin ▸ ready
+//!  start:  the store ▸ bind every address ▸ state ▸ look names up ▸ snapshot ▸ engine ▸ workers ▸ admin ▸ ready
 //!  stop:   not ready ▸ linger ▸ stop accepting ▸ drain ▸ workers end ▸ engine ends ▸ admin ends
 //! ```
 
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -26,13 +27,13 @@ use self::reload::Reloader;
 pub use self::reload::Source;
 use crate::admin::{self, Outside, Readiness};
 use crate::config::Settings;
-use crate::control::boot::{Beginning, BootError, boot};
+use crate::control::boot::{Beginning, BootError, boot, open};
 use crate::control::command::Control;
 pub use crate::control::command::Force;
 use crate::control::engine::{Engine, Inlets, Tools};
 use crate::control::journal::Journal;
 use crate::control::resolver::{keep_resolving, resolve};
-use crate::control::store::{Keeper, OpenError};
+use crate::control::store::{Insist, Keeper, OpenError};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::link::{self, Clock};
@@ -42,6 +43,8 @@ use crate::proxy::{self, Limits, Proxy};
 const LOOK: Duration = Duration::from_millis(20);
 /// For the access log to be written to its end; a disk that hangs is not waited for.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// A file has reached the size that the system allows this process.
+const SIGXFSZ: i32 = 25;
 /// Lookups that may wait for the engine.
 const WAITING_LOOKUPS: usize = 64;
 
@@ -124,6 +127,12 @@ pub fn start(settings: Settings) -> Result<App, StartError> {
 pub fn start_with(settings: Settings, options: Options) -> Result<App, StartError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
+    let survives = {
+        let _inside = runtime.enter();
+        tokio::signal::unix::signal(SignalKind::from_raw(SIGXFSZ))?
+    };
+    drop(survives); // its handler stays: a file at its size limit fails a write, as a full disk does, and kills nobody
+    let opened = open(settings.store.as_deref())?;
     let listeners = bind(&runtime, &settings.listeners)?;
     let access_log = access_log::start(&runtime, &settings.log)?;
     let admin = admin::bind(settings.admin)?;
@@ -131,8 +140,8 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
 
     let clock = Clock::start();
     let authorities = authorities(&settings);
-    let Beginning { mut state, store, entries, trouble } =
-        boot(settings.store.as_deref(), settings.services.clone(), options.force)?;
+    let Beginning { mut state, store, entries, unsaved, health } =
+        boot(opened, settings.services.clone(), options.force)?;
     look_up(&runtime, &authorities, &mut state);
     let (publisher, subscriber) = link::snapshots(Snapshot::of(&state, &Snapshot::default()));
     let (batch_sender, batches) = link::batches();
@@ -142,8 +151,11 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     let (journal, view) = (Arc::new(Journal::of(entries)), Arc::new(ArcSwap::default()));
     let (control, commands, reloads) = Control::new(view.clone(), journal.clone());
     let (stored_sender, stored) = mpsc::unbounded_channel();
-    let (keeper, store) = Keeper::start(store, stored_sender)?;
-    let engine = Engine::new(state, Tools { publisher, keeper, journal, view, clock, workers }, trouble);
+    let (mut keeper, store) = Keeper::start(store, stored_sender)?;
+    if !unsaved.is_empty() {
+        keeper.append(unsaved, Insist::Yes);
+    }
+    let engine = Engine::new(state, Tools { publisher, keeper, journal, view, clock, workers }, health);
     let engine = start_engine(engine, Inlets { batches, commands, resolved, stored })?;
 
     let data_plane =
@@ -304,7 +316,7 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Signals> {
-        use tokio::signal::unix::{SignalKind, signal};
+        use tokio::signal::unix::signal;
         Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 

@@ -21,8 +21,8 @@ use super::events::{self, MOST_WATCHERS};
 use super::metrics::{self, Outside};
 use super::problem::{METHOD, NO_SUCH_PATH, NO_SUCH_SERVICE, NOT_READY, Problem, UNAVAILABLE};
 use super::ready::Readiness;
-use super::wire::{Changed, Health, Promote, Service, Services, Split, SplitPatch, Unseal};
-use crate::control::command::{Control, Precondition};
+use super::wire::{Changed, Health, Promote, Service, Services, Split, SplitPatch, Store, Unseal};
+use crate::control::command::{Control, Done, Precondition};
 use crate::control::view::ServiceView;
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::standing::Request;
@@ -90,9 +90,9 @@ impl Api {
         };
         match answer {
             Ok(done) => {
-                let (revision, changed) = (done.revision, done.changed);
-                tracing::info!(service = %name, what, actor = who, reason, %peer, revision, changed, "carried out");
-                self.changed(name, done.changed)
+                let Done { revision, changed, durable } = done;
+                tracing::info!(service = %name, what, actor = who, reason, %peer, revision, changed, durable, "carried out");
+                self.changed(name, changed, durable)
             }
             Err(refused) => {
                 tracing::warn!(service = %name, what, actor = who, reason, %peer, %refused, "refused");
@@ -101,9 +101,10 @@ impl Api {
         }
     }
 
-    fn changed(&self, name: &ServiceName, changed: bool) -> Result<Response, Problem> {
+    fn changed(&self, name: &ServiceName, changed: bool, kept: bool) -> Result<Response, Problem> {
         let split = self.split(name)?;
-        Ok(tagged(split.revision, Changed { changed, split }))
+        let durable = kept && self.control.view().store.is_some();
+        Ok(tagged(split.revision, Changed { changed, durable, split }))
     }
 
     /// The version to unseal: the one named, or the only one sealed; none, when none is sealed.
@@ -127,7 +128,7 @@ impl Api {
 async fn services(State(api): State<Api>) -> Json<Services> {
     let view = api.control.view();
     let services = view.services.values().map(|service| Service::of(service, api.control.journal())).collect();
-    Json(Services { services })
+    Json(Services { services, store: view.store.as_ref().map(Store::of) })
 }
 
 async fn service(State(api): State<Api>, Target(name): Target) -> Result<Response, Problem> {
@@ -166,7 +167,7 @@ async fn act(State(api): State<Api>, Target(target): Target, caller: Caller, bod
             let Unseal { version } = body.json_if_any("{\"version\":\"v2\"}")?;
             match api.to_unseal(&name, version)? {
                 Some(version) => api.ask(&name, Request::Unseal(version), caller.stating_its_target()).await,
-                None => api.changed(&name, false),
+                None => api.changed(&name, false, true),
             }
         }
         _ => Err(NO_SUCH_PATH.because(format!("there is no verb `{verb}`"), "use `promote`, `abort` or `unseal`")),

@@ -108,7 +108,15 @@ impl Picture {
         count(&mut counter(to, "penstock_log_dropped", help)?, self.log_dropped)?;
         gauge(to, "http_server_active_requests", "Requests being answered")?.encode_gauge(&self.active)?;
         let mut revision = gauge(to, "penstock_state_revision", "Changes so far")?;
-        revision.encode_gauge(&self.view.revision)
+        revision.encode_gauge(&self.view.revision)?;
+        self.store(to)
+    }
+
+    fn store(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(store) = &self.view.store else { return Ok(()) };
+        gauge(to, "penstock_store_up", "1: the store keeps what is decided")?.encode_gauge(&u64::from(store.keeps))?;
+        let help = "Changes that have taken effect and are not kept yet";
+        gauge(to, "penstock_store_unsaved_entries", help)?.encode_gauge(&(store.unsaved as u64))
     }
 
     fn splits(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

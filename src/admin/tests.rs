@@ -153,7 +153,7 @@ async fn raising_needs_the_newest_revision() {
     assert_eq!(world.patch(body, &[("if-match", "W/\"0\"")]).await.problem(), is(412, "precondition-failed"));
     let raised = world.patch(body, &[("if-match", "\"0\"")]).await;
     assert_eq!((raised.status, &raised.headers["etag"]), (200, &"\"1\"".parse().unwrap()));
-    let Changed { changed, split } = raised.json();
+    let Changed { changed, split, .. } = raised.json();
     assert_eq!((changed, split.weight, split.revision), (true, percent(25), 1));
     assert_eq!(world.patch(r#"{"weight":"30%"}"#, &[("if-match", "*")]).await.status, 200);
     assert_eq!(world.get("/v1/services/shop/split").await.json::<Split>().weight, percent(30));
@@ -244,7 +244,7 @@ async fn promoting_makes_the_canary_stable_and_honours_if_match() {
     let stale = world.send(request("POST", "/v1/services/shop:promote", &[("if-match", "\"5\"")], "")).await;
     assert_eq!(stale.problem(), is(412, "precondition-failed"));
     assert_eq!(world.post("/v1/services/shop:promote", r#"{"version":"v2"}"#).await.problem().0, 422);
-    let Changed { changed, split } = world.post("/v1/services/shop:promote", "").await.json();
+    let Changed { changed, split, .. } = world.post("/v1/services/shop:promote", "").await.json();
     assert_eq!((changed, split.stable, split.canary), (true, version("v2"), None));
     assert_eq!(world.patch(r#"{"weight":"5%"}"#, &[("if-match", "*")]).await.problem(), is(409, "no-canary"));
 }

@@ -6,7 +6,7 @@ pub use super::caller::{ACTOR, REASON};
 pub use super::problem::{FieldError, Problem};
 use crate::control::journal::Journal;
 pub use crate::control::journal::{Actor, Entry, Incident};
-use crate::control::view::{EndpointView, ServiceView, VersionView};
+use crate::control::view::{EndpointView, ServiceView, StoreView, VersionView};
 pub use crate::domain::judge::{Conviction, Hold, Mode, Reading};
 pub use crate::domain::names::{ServiceName, VersionName};
 pub use crate::domain::outcome::Classes;
@@ -19,6 +19,19 @@ use crate::domain::window::Latencies;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Services {
     pub services: Vec<Service>,
+    /// Null: none is declared, and what is decided lasts as long as the process.
+    pub store: Option<Store>,
+}
+
+/// Whether what is decided survives a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Store {
+    /// Whether it kept what it was given last; while it does not, a canary's weight cannot be raised.
+    pub keeps: bool,
+    /// Null: all is well.
+    pub trouble: Option<String>,
+    /// Changes that have taken effect, and that a crash would forget.
+    pub unsaved: usize,
 }
 
 /// `GET /v1/services/{service}`
@@ -136,6 +149,8 @@ pub struct Split {
 pub struct Changed {
     /// False: everything already was as asked for.
     pub changed: bool,
+    /// False: a crash would forget it; the store has not kept it yet, or there is none.
+    pub durable: bool,
     #[serde(flatten)]
     pub split: Split,
 }
@@ -213,6 +228,14 @@ impl Service {
             would_roll_back: view.would_roll_back.clone(),
             versions: view.versions.iter().map(|version| Version::of(view, version, journal)).collect(),
         }
+    }
+}
+
+impl Store {
+    #[must_use]
+    pub fn of(view: &StoreView) -> Store {
+        let trouble = view.trouble.as_ref().map(ToString::to_string);
+        Store { keeps: view.keeps, trouble, unsaved: view.unsaved }
     }
 }
 

@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::admin::wire::{Change, Changed, Entry, Hold, Mode, Role, Service, Services, Split, Version};
+use crate::admin::wire::{Change, Changed, Entry, Hold, Mode, Role, Service, Services, Split, Store, Version};
 
 const STRONG: Style = Style::new().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -15,10 +15,22 @@ fn styled(style: Style, text: &str) -> String {
 
 /// All services, a block each.
 pub fn status(services: &Services) -> String {
-    match &services.services[..] {
-        [] => "no services".to_owned(),
-        services => services.iter().map(service).collect::<Vec<_>>().join("\n\n"),
+    let mut blocks: Vec<String> = services.services.iter().map(service).collect();
+    if blocks.is_empty() {
+        blocks.push("no services".to_owned());
     }
+    blocks.extend(services.store.as_ref().and_then(trouble));
+    blocks.join("\n\n")
+}
+
+fn trouble(store: &Store) -> Option<String> {
+    let trouble = store.trouble.as_ref()?;
+    let what = match (store.keeps, store.unsaved) {
+        (false, 0) => "the store keeps nothing; raising a weight is refused".to_owned(),
+        (_, 0) => "the store keeps what is decided now, and had trouble".to_owned(),
+        (_, unsaved) => format!("the store has not kept {unsaved} of the newest changes: a crash would forget them"),
+    };
+    Some(format!("{}: {trouble}", styled(BAD, &what)))
 }
 
 fn service(service: &Service) -> String {

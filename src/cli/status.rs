@@ -38,7 +38,10 @@ impl Status {
 
     async fn read(&self, client: &Client) -> Result<Services, Failure> {
         match &self.service {
-            Some(name) => Ok(Services { services: vec![client.get(&format!("/v1/services/{name}")).await?] }),
+            Some(name) => {
+                let services = vec![client.get(&format!("/v1/services/{name}")).await?];
+                Ok(Services { services, ..client.get("/v1/services").await? })
+            }
             None => client.get("/v1/services").await,
         }
     }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::command::Force;
 use super::journal::{Actor, Entry};
-use super::store::{Broken, Kept, Memory, OpenError, Sqlite, Store, StoreError};
+use super::store::{Broken, COMPACT_AFTER, Kept, Memory, OpenError, Sqlite, Store, StoreError};
+use super::view::StoreView;
 use crate::domain::service::Definition;
 use crate::domain::split::Weight;
 use crate::domain::standing::{Begins, Change};
@@ -17,8 +18,18 @@ pub struct Beginning {
     pub store: Box<dyn Store>,
     /// The journal so far.
     pub entries: Vec<Entry>,
-    /// Why canaries begin at weight 0, or what is wrong with the store.
-    pub trouble: Option<StoreError>,
+    /// Those of them that the store could not keep: without them, what follows them could not be replayed.
+    pub unsaved: Vec<Entry>,
+    /// How the store is; `None` when none is declared.
+    pub health: Option<StoreView>,
+}
+
+/// A store that nobody else uses from now on, and what it had kept.
+#[derive(Debug)]
+pub struct Opened {
+    store: Box<dyn Store>,
+    kept: Kept,
+    declared: bool,
 }
 
 /// Why nothing is begun.
@@ -30,14 +41,17 @@ pub enum BootError {
     InUse(Vec<InUse>),
 }
 
-/// Reads what was kept, and puts the file on top of it. A store that is damaged or cannot be reached does not keep the
-/// proxy from serving; but since it may have forgotten a rollback, every canary then begins at weight 0.
-pub fn boot(directory: Option<&Path>, definitions: Vec<Definition>, force: Force) -> Result<Beginning, BootError> {
-    let (store, kept) = open(directory)?;
-    let mut beginning =
-        Beginning { state: State::resume(kept.saved.clone()), store, entries: Vec::new(), trouble: None };
+/// Puts the file on top of what was kept. A store that is damaged or cannot be reached does not keep the proxy from
+/// serving; but since it may have forgotten a rollback, every canary then begins at weight 0.
+pub fn boot(opened: Opened, definitions: Vec<Definition>, force: Force) -> Result<Beginning, BootError> {
+    let Opened { store, kept, declared } = opened;
+    let health = declared.then(|| StoreView { keeps: true, ..StoreView::default() });
+    let state = State::resume(kept.saved.clone());
+    let mut beginning = Beginning { state, store, entries: Vec::new(), unsaved: Vec::new(), health };
+    let mut replayed = 0;
     for entry in kept.news() {
         beginning.state.apply(entry.revision, &entry.event);
+        replayed += 1;
     }
     beginning.entries = kept.entries;
     let in_use = beginning.state.in_use(&definitions);
@@ -48,18 +62,27 @@ pub fn boot(directory: Option<&Path>, definitions: Vec<Definition>, force: Force
         beginning.distrust(&damage);
     }
     beginning.declare(definitions);
+    if replayed >= COMPACT_AFTER && beginning.unsaved.is_empty() {
+        // A process that never lives long would leave a longer replay to each that comes after it.
+        if let Err(error) = beginning.store.compact(&beginning.state.saved()) {
+            tracing::warn!(%error, "the journal could not be compacted; trying again later");
+        }
+    }
     Ok(beginning)
 }
 
-fn open(directory: Option<&Path>) -> Result<(Box<dyn Store>, Kept), OpenError> {
+/// Opens the store, and holds it against every other process. Done before anything is bound or decided.
+pub fn open(directory: Option<&Path>) -> Result<Opened, BootError> {
+    let opened = |store: Box<dyn Store>, kept| Opened { store, kept, declared: directory.is_some() };
     match directory.map(Sqlite::open) {
-        None => Ok((Box::new(Memory), Kept::default())),
-        Some(Ok((store, kept))) => Ok((Box::new(store), kept)),
+        None => Ok(opened(Box::new(Memory), Kept::default())),
+        Some(Ok((store, kept))) => Ok(opened(Box::new(store), kept)),
         Some(Err(OpenError::Unusable(path, error))) => {
-            let error = StoreError(OpenError::Unusable(path, error).to_string());
-            Ok((Box::new(Broken(error.clone())), Kept { damage: Some(error.0), ..Kept::default() }))
+            let broken = Broken::new(path.clone(), StoreError(OpenError::Unusable(path, error).to_string()));
+            let damage = Some(broken.error.to_string());
+            Ok(opened(Box::new(broken), Kept { damage, ..Kept::default() }))
         }
-        Some(Err(refused)) => Err(refused),
+        Some(Err(refused)) => Err(refused.into()),
     }
 }
 
@@ -75,17 +98,42 @@ impl Beginning {
             (!from.is_zero()).then_some(Event { service, change })
         });
         let events: Vec<Event> = exposed.collect();
-        self.trouble = Some(StoreError(message));
+        if let Some(health) = &mut self.health {
+            health.trouble = Some(StoreError(message));
+        }
         self.enact(&events, "store");
+        // Until this is kept, the store distrusts itself.
+        if self.unsaved.is_empty()
+            && let Err(error) = self.store.compact(&self.state.saved())
+        {
+            self.fail(error);
+        }
+    }
+
+    fn fail(&mut self, error: StoreError) {
+        if let Some(health) = &mut self.health {
+            if health.keeps {
+                tracing::error!(%error, "the store keeps nothing: what raises a canary will be refused");
+            }
+            health.keeps = false;
+            health.unsaved = self.unsaved.len();
+            health.trouble.get_or_insert(error);
+        }
     }
 
     fn declare(&mut self, definitions: Vec<Definition>) {
         let mut news = self.state.news(&definitions);
-        if self.trouble.is_some() {
+        warn_of_ignored_weights(&self.state, &news, |wanted| {
+            self.entries.iter().rev().find(|entry| wanted(entry)).cloned()
+        });
+        if self.health.as_ref().is_some_and(|health| health.trouble.is_some()) {
             news.iter_mut().for_each(hold_back);
         }
+        let before = self.entries.len();
         if !self.keep(&news, "file") {
-            news.iter_mut().for_each(hold_back);
+            // What is to be kept later is what has happened: nothing was raised.
+            let entries = self.entries[before..].iter_mut().chain(&mut self.unsaved).map(|entry| &mut entry.event);
+            news.iter_mut().chain(entries).for_each(hold_back);
         }
         self.apply(&news);
         self.state.define(definitions);
@@ -111,13 +159,17 @@ impl Beginning {
         if entries.is_empty() {
             return true;
         }
-        let kept = self.store.append(&entries);
-        self.entries.extend(entries);
-        if let Err(error) = &kept {
-            tracing::error!(%error, "the store keeps nothing: what raises a canary will be refused");
-            self.trouble.get_or_insert(error.clone());
-        }
-        kept.is_ok()
+        // In order, or a replay would miss what they are based on.
+        let kept = if self.unsaved.is_empty() {
+            self.store.append(&entries)
+        } else {
+            Err(StoreError("earlier changes are not kept yet".to_owned()))
+        };
+        self.entries.extend(entries.iter().cloned());
+        let Err(error) = kept else { return true };
+        self.unsaved.extend(entries);
+        self.fail(error);
+        false
     }
 
     fn apply(&mut self, events: &[Event]) {
@@ -133,6 +185,44 @@ fn hold_back(event: &mut Event) {
     if let Change::Declared { weight, exposure: Begins::Anew, .. } = &mut event.change {
         *weight = Weight::ZERO;
     }
+}
+
+/// The weight in a file is only the first one of an exposure. Who edits it is told who set the present one, and how to
+/// change that.
+pub(super) fn warn_of_ignored_weights(
+    state: &State,
+    news: &[Event],
+    newest: impl Fn(&dyn Fn(&Entry) -> bool) -> Option<Entry>,
+) {
+    for event in news {
+        let Change::Declared { declared, canary: Some(_), weight: present, exposure: Begins::No, .. } = &event.change
+        else {
+            continue;
+        };
+        let service = &event.service;
+        if state.standing(service).is_none_or(|standing| standing.declared.weight == declared.weight) {
+            continue;
+        }
+        let set = newest(&|entry| entry.event.service == *service && sets_a_weight(&entry.event.change));
+        let (by, at) = set.map_or(("an earlier run".to_owned(), None), |entry| (entry.actor.name, Some(entry.at)));
+        tracing::warn!(
+            %service, file = %declared.weight, %present, by, at = at.map(tracing::field::display),
+            "the weight in the file is only the first one of an exposure and is ignored; \
+             `penstock weights {service} {}` changes the present one", declared.weight
+        );
+    }
+}
+
+fn sets_a_weight(change: &Change) -> bool {
+    matches!(
+        change,
+        Change::WeightSet { .. }
+            | Change::Aborted { .. }
+            | Change::RolledBack { .. }
+            | Change::ProbeBegan { .. }
+            | Change::ProbeEnded { .. }
+            | Change::Declared { exposure: Begins::Anew, .. }
+    )
 }
 
 fn begun_now(news: &[Event], definition: &Definition) -> bool {

@@ -82,8 +82,7 @@ pub struct Engine {
     announced: u64,
     /// For the store to keep, oldest first.
     waiting: VecDeque<Waiting>,
-    trouble: Option<StoreError>,
-    unsaved: usize,
+    store: Option<StoreView>,
 }
 
 /// Entries on their way to the store.
@@ -117,7 +116,7 @@ struct Trial {
 impl Engine {
     /// The publisher has published a snapshot of `state` already.
     #[must_use]
-    pub fn new(state: State, tools: Tools, trouble: Option<StoreError>) -> Engine {
+    pub fn new(state: State, tools: Tools, store: Option<StoreView>) -> Engine {
         let mut engine = Engine {
             published: state.stamp(),
             given_out: state.revision(),
@@ -127,8 +126,7 @@ impl Engine {
             drawn: BTreeMap::new(),
             closing: tools.clock.now().tick(),
             waiting: VecDeque::new(),
-            unsaved: 0,
-            trouble,
+            store,
             state,
             tools,
         };
@@ -261,8 +259,10 @@ impl Engine {
 
     /// The store has kept what waited, or could not.
     fn stored(&mut self, stored: &Stored) {
-        self.unsaved = stored.waiting;
-        self.trouble = stored.result.clone().err();
+        if let Some(store) = &mut self.store {
+            let trouble = stored.result.clone().err();
+            *store = StoreView { keeps: trouble.is_none(), trouble, unsaved: stored.waiting };
+        }
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.revision() <= stored.revision) {
             match &stored.result {
                 Ok(()) => self.finish(waiting, true),
@@ -335,6 +335,12 @@ impl Engine {
         let late = |waiting: &Waiting| matches!(waiting.then, Then::Announce) && now.since(waiting.since) >= LATE;
         while let Some(index) = self.waiting.iter().position(late) {
             if let Some(waiting) = self.waiting.remove(index) {
+                if let Some(store) = &mut self.store {
+                    store.unsaved += waiting.entries.len();
+                    store
+                        .trouble
+                        .get_or_insert_with(|| StoreError(format!("it takes longer than {LATE:?} to keep a change")));
+                }
                 self.finish(waiting, false);
             }
         }
@@ -400,7 +406,8 @@ impl Engine {
         // done.
         let lowers = changes.iter().any(Change::lowers);
         let waits = self.waiting.iter().any(|waiting| waiting.service() == Some(name));
-        let again = self.trouble.is_none() || self.closing.0.is_multiple_of(TRY_AGAIN_TICKS);
+        let keeps = self.store.as_ref().is_none_or(|store| store.keeps);
+        let again = keeps || self.closing.0.is_multiple_of(TRY_AGAIN_TICKS);
         if !lowers && (waits || !again) {
             return;
         }
@@ -472,7 +479,7 @@ impl Engine {
         view.left_out = self.collector.left_out;
         view.applied = self.collector.applied();
         view.published = self.tools.publisher.current().revision;
-        view.store = StoreView { trouble: self.trouble.clone(), unsaved: self.unsaved };
+        view.store.clone_from(&self.store);
         self.tools.view.store(Arc::new(view));
     }
 }

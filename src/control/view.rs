@@ -31,12 +31,15 @@ pub struct View {
     pub applied: u64,
     /// The snapshot published last.
     pub published: u64,
-    pub store: StoreView,
+    /// `None`: no store is declared, and what is decided lasts as long as the process.
+    pub store: Option<StoreView>,
 }
 
 /// How the store is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreView {
+    /// Whether it kept what it was given last.
+    pub keeps: bool,
     /// Why it keeps nothing at present, or why canaries began at weight 0.
     pub trouble: Option<StoreError>,
     /// Entries that have taken effect and are not kept yet.

@@ -187,7 +187,9 @@ impl State {
         self.services.values()
     }
 
-    fn standing(&self, name: &ServiceName) -> Option<&Standing> {
+    /// How a service stands, whether or not a file declares it.
+    #[must_use]
+    pub fn standing(&self, name: &ServiceName) -> Option<&Standing> {
         self.services.get(name).map(|service| &service.standing).or_else(|| self.absent.get(name))
     }
 
@@ -228,8 +230,11 @@ impl State {
     fn apply_to_absent(&mut self, name: &ServiceName, change: &Change, next: Exposure) -> bool {
         match (self.absent.get_mut(name), change) {
             (Some(standing), change) => standing.apply(change, next),
-            (None, Change::Declared { declared, .. }) => {
-                let standing = Standing::new(declared.clone(), next);
+            // The weight that it begins at is the event's: the file's may have been held back.
+            (None, Change::Declared { declared, weight, .. }) => {
+                let begins = Declared { weight: *weight, ..declared.clone() };
+                let mut standing = Standing::new(begins, next);
+                standing.declared = declared.clone();
                 let used = standing.exposure.is_some();
                 self.absent.insert(name.clone(), standing);
                 used

@@ -27,7 +27,7 @@ use super::journal::Entry;
 use crate::domain::state::Saved;
 
 /// Entries after which the state is saved whole and older ones are let go.
-const COMPACT_AFTER: u64 = 1_000;
+pub const COMPACT_AFTER: usize = 1_000;
 /// Between two tries at a store that failed.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Entries that wait for a failing store, at most; the oldest of them hold, since what lowers is idempotent.
@@ -52,6 +52,12 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// The newest revision in it.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.entries.last().map_or(0, |entry| entry.revision).max(self.saved.revision)
+    }
+
     /// Entries that the saved state does not include yet, without those that were overtaken by a lowering.
     pub fn news(&self) -> impl Iterator<Item = &Entry> {
         let overtaken: Vec<u64> = self.entries.iter().flat_map(|entry| entry.overtakes.iter().copied()).collect();
@@ -94,7 +100,7 @@ pub struct Stored {
 #[derive(Debug)]
 pub struct Keeper {
     jobs: Sender<Job>,
-    appended: u64,
+    appended: usize,
 }
 
 impl Keeper {
@@ -109,7 +115,7 @@ impl Keeper {
     }
 
     pub fn append(&mut self, entries: Vec<Entry>, insist: Insist) {
-        self.appended += entries.len() as u64;
+        self.appended += entries.len();
         let _ended = self.jobs.send(Job::Append { entries, insist });
     }
 

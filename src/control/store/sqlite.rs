@@ -4,7 +4,8 @@
 //! checksum, and a store in which anything is damaged is moved aside, whole, and what was readable goes into a new one.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,7 +36,37 @@ const HISTORY_DAYS: i64 = 90;
 pub struct Sqlite {
     connection: Connection,
     /// Held as long as the process lives.
-    _lock: File,
+    lock: Lock,
+}
+
+/// The lock file says three things: that a process has the store, that there has been a store here (SQLite takes a file
+/// that was cut to nothing for a new one), and the newest revision kept (SQLite takes a log that was cut short for one
+/// whose last writes never happened). It is written after the store is, so it never promises more than was kept.
+#[derive(Debug)]
+struct Lock(File);
+
+/// Begins a lock file; the newest revision follows.
+const MARK: &str = "penstock\n";
+/// More than any store has: until something new is kept, what is in the store is not to be trusted.
+const DISTRUSTED: u64 = u64::MAX;
+
+impl Lock {
+    /// `None`: there has been no store here yet.
+    fn witness(&self) -> io::Result<Option<u64>> {
+        let mut text = Vec::new();
+        (&self.0).take(64).read_to_end(&mut text)?;
+        let revision = |text: &[u8]| std::str::from_utf8(text).ok()?.trim().parse().ok();
+        Ok(match text.strip_prefix(MARK.as_bytes()) {
+            _ if text.is_empty() => None,
+            Some(b"") => Some(0), // of an earlier release
+            Some(text) => Some(revision(text).unwrap_or(DISTRUSTED)),
+            None => Some(DISTRUSTED),
+        })
+    }
+
+    fn attest(&self, revision: u64) -> io::Result<()> {
+        self.0.write_all_at(format!("{MARK}{revision:020}\n").as_bytes(), 0)
+    }
 }
 
 /// Why a store is not used at all.
@@ -59,29 +90,49 @@ impl Sqlite {
         fs::create_dir_all(directory).map_err(|error| unusable(error.to_string()))?;
         let lock = lock(directory)?;
         let file = directory.join(FILE);
-        let (connection, kept) = match found(&file, &lock) {
+        let witness = lock.witness().map_err(|error| unusable(error.to_string()))?;
+        let distrust = |revision| lock.attest(revision).and_then(|()| lock.0.sync_all());
+        let (connection, kept, moved) = match found(&file, witness) {
             Ok(Found::Newer(version)) => return Err(OpenError::Newer(directory.to_owned(), version)),
-            Ok(Found::Whole(connection, kept)) => (connection, kept),
-            Ok(Found::Damaged(kept)) => (replace(&file).map_err(unusable)?, kept),
+            Ok(Found::Whole(connection, kept)) => (connection, kept, false),
+            // Until the caller has kept what it makes of it: it may be killed before that.
+            Ok(Found::Damaged(kept)) => {
+                distrust(DISTRUSTED).map_err(|error| unusable(error.to_string()))?;
+                (replace(&file).map_err(unusable)?, kept, true)
+            }
             Err(error) => return Err(unusable(error.to_string())),
         };
-        mark(&lock).map_err(|error| unusable(error.to_string()))?;
-        let mut store = Sqlite { connection, _lock: lock };
-        if kept.damage.is_some() {
+        if witness.is_none() && kept.damage.is_none() {
+            distrust(kept.newest()).map_err(|error| unusable(error.to_string()))?;
+        }
+        let mut store = Sqlite { connection, lock };
+        if moved {
             store.take_over(&kept).map_err(|error| unusable(error.to_string()))?;
         }
         Ok((store, kept))
     }
 
+    /// Whether there has been a store here, as far as can be told.
+    #[must_use]
+    pub fn is_used(directory: &Path) -> bool {
+        let length = |name| fs::metadata(directory.join(name)).map_or(0, |file| file.len());
+        length(LOCK) > 0
+    }
+
     /// Copies what was saved from a damaged store.
     fn take_over(&mut self, kept: &Kept) -> Result<(), StoreError> {
-        self.append(&kept.entries)?;
-        self.compact(&kept.saved)
+        self.insert(&kept.entries)?;
+        self.save(&kept.saved)
     }
-}
 
-impl Store for Sqlite {
-    fn append(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+    /// Not being able to only means that a log cut short would not be noticed.
+    fn attest(&self, revision: u64) {
+        if let Err(error) = self.lock.attest(revision) {
+            tracing::warn!(%error, "the newest revision could not be noted beside the store");
+        }
+    }
+
+    fn insert(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for entry in entries {
             let (body, checksum) = sealed(entry.revision, entry)?;
@@ -94,7 +145,7 @@ impl Store for Sqlite {
         Ok(transaction.commit()?)
     }
 
-    fn compact(&mut self, saved: &Saved) -> Result<(), StoreError> {
+    fn save(&mut self, saved: &Saved) -> Result<(), StoreError> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let (body, checksum) = sealed(saved.revision, saved)?;
         transaction.execute(
@@ -111,24 +162,37 @@ impl Store for Sqlite {
     }
 }
 
-/// Two processes on one store would each undo what the other decided.
-fn lock(directory: &Path) -> Result<File, OpenError> {
-    let unusable = |error: io::Error| OpenError::Unusable(directory.to_owned(), error.to_string());
-    let file = File::options().create(true).truncate(false).write(true).open(directory.join(LOCK)).map_err(unusable)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(directory.to_owned())),
-        Err(TryLockError::Error(error)) => Err(unusable(error)),
+impl Store for Sqlite {
+    fn append(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        self.insert(entries)?;
+        if let Some(newest) = entries.last() {
+            self.attest(newest.revision);
+        }
+        Ok(())
+    }
+
+    fn compact(&mut self, saved: &Saved) -> Result<(), StoreError> {
+        self.save(saved)?;
+        self.attest(saved.revision);
+        Ok(())
     }
 }
 
-/// The lock file says whether there has been a store here: SQLite takes a file that was cut to nothing for a new one.
-fn mark(mut lock: &File) -> io::Result<()> {
-    if lock.metadata()?.len() == 0 {
-        lock.write_all(b"penstock\n")?;
-        lock.sync_all()?;
+/// Two processes on one store would each undo what the other decided.
+fn lock(directory: &Path) -> Result<Lock, OpenError> {
+    let unusable = |error: io::Error| OpenError::Unusable(directory.to_owned(), error.to_string());
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(directory.join(LOCK))
+        .map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock(file)),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(directory.to_owned())),
+        Err(TryLockError::Error(error)) => Err(unusable(error)),
     }
-    Ok(())
 }
 
 /// What is in the file.
@@ -138,11 +202,10 @@ enum Found {
     Newer(i64),
 }
 
-fn found(file: &Path, lock: &File) -> rusqlite::Result<Found> {
+fn found(file: &Path, witness: Option<u64>) -> rusqlite::Result<Found> {
     let damaged = |damage: String| Found::Damaged(Kept { damage: Some(damage), ..Kept::default() });
-    let marked = lock.metadata().is_ok_and(|lock| lock.len() > 0);
     let length = fs::metadata(file).map_or(0, |file| file.len());
-    if marked && length < HEADER {
+    if witness.is_some() && length < HEADER {
         return Ok(damaged("the store's file is missing or empty, and there was one".to_owned()));
     }
     if length > 0 && length < HEADER {
@@ -150,8 +213,17 @@ fn found(file: &Path, lock: &File) -> rusqlite::Result<Found> {
     }
     match open(file).and_then(|connection| Ok((read(&connection)?, connection))) {
         Ok((Read::Newer(version), _)) => Ok(Found::Newer(version)),
-        Ok((Read::Kept(kept), connection)) if kept.damage.is_none() => Ok(Found::Whole(connection, kept)),
-        Ok((Read::Kept(kept), _)) => Ok(Found::Damaged(kept)),
+        Ok((Read::Kept(mut kept), connection)) => {
+            if kept.damage.is_none() && witness == Some(DISTRUSTED) {
+                // Whole, and moved aside already if it had to be: not once more at each start that ends early.
+                kept.damage = Some("the store was damaged, or its lock file is".to_owned());
+                return Ok(Found::Whole(connection, kept));
+            }
+            if witness.is_some_and(|witness| kept.newest() < witness) {
+                kept.damage.get_or_insert_with(|| "the newest entries are missing from the store".to_owned());
+            }
+            if kept.damage.is_none() { Ok(Found::Whole(connection, kept)) } else { Ok(Found::Damaged(kept)) }
+        }
         Err(error) if is_damage(&error) => Ok(damaged(error.to_string())),
         Err(error) => Err(error),
     }
@@ -236,7 +308,7 @@ fn checksum(revision: i64, body: &str) -> i64 {
 
 /// Moves a damaged store aside, for people to look at, and begins a new one.
 fn replace(file: &Path) -> Result<Connection, String> {
-    let stamp = Timestamp::now().as_second();
+    let stamp = Timestamp::now().as_millisecond();
     for suffix in ["", "-wal", "-shm"] {
         let part = |path: &Path, more: &str| PathBuf::from(format!("{}{more}", path.display()));
         let (from, to) = (part(file, suffix), part(file, &format!(".damaged-{stamp}{suffix}")));
@@ -335,6 +407,29 @@ mod tests {
                 Err(error) => panic!("byte {position}: {error}"),
             }
         }
+    }
+
+    #[test]
+    fn a_log_without_its_newest_writes_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, _) = Sqlite::open(directory.path()).unwrap();
+        store.append(&[entry(1)]).unwrap();
+        let older = tempfile::tempdir().unwrap();
+        for file in [FILE, "penstock.sqlite-wal"] {
+            fs::copy(directory.path().join(file), older.path().join(file)).unwrap();
+        }
+        store.append(&[entry(2)]).unwrap();
+        fs::copy(directory.path().join(LOCK), older.path().join(LOCK)).unwrap();
+        let (mut store, kept) = Sqlite::open(older.path()).unwrap();
+        assert_eq!((kept.newest(), kept.damage.is_some()), (1, true));
+        drop(store);
+        store = match Sqlite::open(older.path()).unwrap() {
+            (store, kept) if kept.damage.is_some() => store, // not trusted before something new was kept
+            (_, kept) => panic!("{kept:?}"),
+        };
+        store.append(&[entry(3)]).unwrap();
+        drop(store);
+        assert_eq!(self::kept(older.path()).damage, None);
     }
 
     #[test]
