@@ -1,5 +1,8 @@
 //! One log line per request, for those who ask for it: off by default, and one branch per request then.
 //!
+//! Measured with one worker on a busy machine: 18 µs of processor time per request without it, 20 to 26 with, the
+//! writer's thread included.
+//!
 //! No query strings, neither the request's nor the referrer's, no user names in a URL, and no other header fields: they
 //! hold secrets.
 
