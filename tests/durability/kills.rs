@@ -238,12 +238,13 @@ fn a_rollback_that_was_announced_survives_a_kill_at_once() {
                 return true;
             }
             let heard = Instant::now();
-            proxy.kill_now();
+            proxy.strike();
             announced = Some((entry, heard.elapsed()));
+            proxy.kill_now();
             false
         });
         drop(load);
-        let (entry, gone_after) = announced.expect("a rollback");
+        let (entry, struck_after) = announced.expect("a rollback");
         assert!(entry.durable, "the store is well");
         let again = world.start();
         serves(&again);
@@ -256,6 +257,6 @@ fn a_rollback_that_was_announced_survives_a_kill_at_once() {
             world.stable.requests() > 20
         });
         assert_eq!(world.canary.requests(), canary);
-        println!("killed, and gone {gone_after:?} after the rollback was heard of; sealed after the restart");
+        println!("killed {struck_after:?} after the rollback was heard of; sealed after the restart");
     }
 }

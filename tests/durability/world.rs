@@ -132,6 +132,11 @@ impl Proxy {
         self.kill_now();
     }
 
+    /// SIGKILL, and on with it.
+    pub fn strike(&mut self) {
+        let _ended_already = self.child.kill();
+    }
+
     pub fn kill_now(&mut self) {
         let _ended_already = self.child.kill();
         let _ended_already = self.child.wait();
