@@ -83,7 +83,7 @@ fn text_of(path: &Path) -> String {
 
 /// Every Rust file of ours, by its path from the root.
 fn sources(root: &Path) -> Vec<(String, String)> {
-    let mut waiting = vec![root.join("src"), root.join("tests")];
+    let mut waiting = vec![root.join("src"), root.join("tests"), root.join("benches")];
     let mut files = Vec::new();
     while let Some(folder) = waiting.pop() {
         for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {

@@ -1,0 +1,155 @@
+//! What one request costs outside of HTTP and the kernel: find its service, toss its coin, pick an endpoint, count it.
+//!
+//! The worker's recorder is private to the data plane. It is its public parts that are measured here, put together as
+//! it does: a tally per version, a row per coin, both found in ordered maps.
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::{HeaderMap, HeaderValue};
+use penstock::domain::names::{EndpointId, Exposure, VersionId};
+use penstock::domain::outcome::Class;
+use penstock::domain::pool::{Endpoint, Pool};
+use penstock::domain::route::{Facts, HostPattern, Route, Router};
+use penstock::domain::split::{Matcher, Pin, Role, Split, Weight};
+use penstock::domain::time::Tick;
+use penstock::domain::window::{Drawn, Generation, Rows, Tally, tally};
+
+fn router(hosts: usize) -> Router {
+    let mut router = Router::default();
+    for index in 0..hosts {
+        let host = HostPattern::parse(&format!("shop-{index}.example.com")).expect("a host");
+        for path_prefix in ["/", "/api", "/api/v2"] {
+            router.add(&Route { host: host.clone(), path_prefix: path_prefix.into() }, index);
+        }
+    }
+    router.add(&Route { host: HostPattern::Any, path_prefix: "/".into() }, hosts);
+    router
+}
+
+fn split(pins: usize) -> Split {
+    let pin = |index: usize| {
+        let name = format!("x-canary-{index}").parse().expect("a field name");
+        Pin { matcher: Matcher::Header { name, value: Some("always".into()) }, version: 1 }
+    };
+    let weight = Weight::from_basis_points(1_000).expect("a tenth");
+    Split { stable: 0, canary: Some(1), weight, pins: (0..pins).map(pin).collect() }
+}
+
+fn pool(endpoints: u16) -> Pool {
+    let endpoint = |index: u16| {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9_000 + index));
+        Arc::new(Endpoint::new(EndpointId(index.into()), address.to_string().into(), address))
+    };
+    Pool { endpoints: (0..endpoints).map(endpoint).collect() }
+}
+
+fn headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for name in ["accept", "accept-encoding", "accept-language", "cookie", "host", "referer", "user-agent"] {
+        headers.insert(name, HeaderValue::from_static("something of the usual length, more or less"));
+    }
+    headers
+}
+
+fn finding(c: &mut Criterion) {
+    let headers = headers();
+    let facts = Facts { host: "shop-7.example.com", path: "/api/v2/cart/items", query: None, headers: &headers };
+    for hosts in [0, 10, 1_000] {
+        let router = router(hosts);
+        c.bench_function(&format!("route/{hosts}_hosts"), |b| b.iter(|| router.route(black_box(&facts))));
+    }
+}
+
+fn choosing(c: &mut Criterion) {
+    let headers = headers();
+    let facts = Facts { host: "shop", path: "/", query: None, headers: &headers };
+    let mut random = fastrand::Rng::with_seed(1);
+    for pins in [0, 2] {
+        let split = split(pins);
+        c.bench_function(&format!("choose/{pins}_pins"), |b| {
+            b.iter(|| split.choose(black_box(&facts), random.u64(..)));
+        });
+    }
+    for endpoints in [1, 10] {
+        let pool = pool(endpoints);
+        c.bench_function(&format!("pick/of_{endpoints}"), |b| b.iter(|| pool.pick(black_box(&[]), random.u64(..))));
+    }
+}
+
+fn drawn(exposure: u32) -> Drawn {
+    let (tick, weight, generation) = (Tick(9), Weight::HALF, Generation(1));
+    Drawn { exposure: Exposure(exposure), tick, weight, generation }
+}
+
+/// One worker's counts of `services` services, as the recorder keeps them.
+struct Counts {
+    attempts: BTreeMap<VersionId, Tally>,
+    requests: Rows,
+    drawn: BTreeMap<VersionId, u64>,
+}
+
+impl Counts {
+    fn of(services: u32) -> Counts {
+        let mut requests = Rows::default();
+        for service in 0..services {
+            requests.row(drawn(service));
+        }
+        let versions = || (0..services * 2).map(VersionId);
+        Counts {
+            attempts: versions().map(|version| (version, Tally::default())).collect(),
+            requests,
+            drawn: versions().map(|version| (version, 0)).collect(),
+        }
+    }
+
+    fn record(&mut self, service: u32, micros: u64) {
+        let version = VersionId(service * 2);
+        *self.drawn.entry(version).or_default() += 1;
+        if let Some(row) = self.requests.row(drawn(service)) {
+            row.arm(Role::Stable).routed += 1;
+        }
+        tally(self.attempts.entry(version).or_default(), Class::Success, Some(micros), micros + 100);
+        if let Some(row) = self.requests.row(drawn(service)) {
+            row.arm(Role::Stable).ended.add(Class::Success);
+        }
+    }
+}
+
+fn recording(c: &mut Criterion) {
+    for services in [1, 1_000] {
+        let mut counts = Counts::of(services);
+        let mut random = fastrand::Rng::with_seed(1);
+        c.bench_function(&format!("record/{services}_services"), |b| {
+            b.iter(|| counts.record(services / 2, black_box(random.u64(200..20_000))));
+        });
+    }
+}
+
+fn everything(c: &mut Criterion) {
+    let (headers, router, split, pool) = (headers(), router(10), split(2), pool(3));
+    let facts = Facts { host: "shop-7.example.com", path: "/api/v2/cart", query: None, headers: &headers };
+    let mut counts = Counts::of(10);
+    let mut random = fastrand::Rng::with_seed(1);
+    c.bench_function("route_choose_pick_record", |b| {
+        b.iter(|| {
+            let service = router.route(black_box(&facts));
+            let choice = split.choose(&facts, random.u64(..));
+            let attempt = pool.pick(&[], random.u64(..));
+            counts.record(7, black_box(random.u64(200..20_000)));
+            (service, choice, attempt)
+        });
+    });
+}
+
+fn brief() -> Criterion {
+    let brief = Criterion::default().warm_up_time(Duration::from_millis(200));
+    brief.measurement_time(Duration::from_millis(800)).sample_size(30).configure_from_args()
+}
+
+criterion_group! { name = benches; config = brief(); targets = finding, choosing, recording, everything }
+criterion_main!(benches);
