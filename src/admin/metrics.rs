@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 use super::api::Api;
 use crate::control::decisions::Decisions;
+use crate::control::reload::ConfigView;
 use crate::control::view::{ServiceView, VersionView, View};
 use crate::domain::outcome::Class;
 use crate::domain::split::Role;
@@ -54,6 +55,7 @@ pub async fn scrape(State(api): State<Api>) -> Response {
     let picture = Picture {
         view: api.control.view(),
         decisions: api.control.journal().decisions(),
+        config: api.control.config(),
         active: (api.outside.active)(),
         log_dropped: (api.outside.log_dropped)(),
     };
@@ -72,6 +74,7 @@ fn exposition(picture: Picture) -> String {
 struct Picture {
     view: Arc<View>,
     decisions: Decisions,
+    config: Arc<ConfigView>,
     active: u64,
     log_dropped: u64,
 }
@@ -109,7 +112,17 @@ impl Picture {
         gauge(to, "http_server_active_requests", "Requests being answered")?.encode_gauge(&self.active)?;
         let mut revision = gauge(to, "penstock_state_revision", "Changes so far")?;
         revision.encode_gauge(&self.view.revision)?;
+        self.config(to)?;
         self.store(to)
+    }
+
+    fn config(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "1: the file, when it was read last, came into force";
+        let successful = u64::from(self.config.successful);
+        gauge(to, "penstock_config_last_reload_successful", help)?.encode_gauge(&successful)?;
+        let help = "When a file came into force last, in seconds since 1970";
+        let seconds = self.config.in_force_since.as_second();
+        gauge(to, "penstock_config_last_reload_success_timestamp_seconds", help)?.encode_gauge(&seconds)
     }
 
     fn store(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use penstock::domain::split::Weight;
 
-use crate::support::{Client, Load, Origin, Penstock, Setup, eventually};
+use crate::support::{Client, Load, Origin, Penstock, Process, Setup, eventually};
 
 /// A Penstock, its two origins and its file.
 struct World {
@@ -158,6 +158,31 @@ fn a_new_listener_comes_before_the_old_one_goes_and_connections_stay() {
     assert_eq!(before.get("/").status, 200, "a connection from before goes on");
     world.edit(&more, "[admin]").reload();
     eventually("the listener closed", || Client::try_connect(free).is_err());
+}
+
+#[test]
+fn a_file_whose_content_changes_is_read_again_if_asked_for() {
+    let origin = Origin::start("v1");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("penstock.toml");
+    let penstock = Setup::of(&[&origin]).more("[reload]\npoll = \"100ms\"\n").start_from(&file);
+    assert_eq!(penstock.get("/").status, 200);
+    let text = fs::read_to_string(&file).unwrap();
+    // As a ConfigMap is swapped: another file takes the name.
+    fs::write(folder.path().join("next"), text.replace("path_prefix = \"/\"", "path_prefix = \"/only\"")).unwrap();
+    fs::rename(folder.path().join("next"), &file).unwrap();
+    eventually("the new routes", || penstock.get("/").status == 404);
+    assert_eq!(penstock.get("/only/this").status, 200);
+}
+
+#[test]
+fn a_hangup_has_the_file_read_again() {
+    let (stable, other) = (Origin::start("v1"), Origin::start("other"));
+    let process = Process::serve(&Setup::of(&[&stable]));
+    assert_eq!(process.client().get("/").header("x-version"), Some("v1"));
+    process.edit(&stable.address.to_string(), &other.address.to_string());
+    process.signal("HUP");
+    eventually("the other endpoint", || process.client().get("/").header("x-version") == Some("other"));
 }
 
 #[test]

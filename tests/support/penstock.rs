@@ -32,6 +32,7 @@ pub struct Setup {
     rollback: &'static str,
     drain: &'static str,
     linger: &'static str,
+    more: &'static str,
     alone: bool,
 }
 
@@ -72,6 +73,11 @@ impl Setup {
         Setup { drain, linger, ..self }
     }
 
+    /// Whole tables.
+    pub fn more(self, more: &'static str) -> Setup {
+        Setup { more, ..self }
+    }
+
     /// No other test runs meanwhile: for what is measured.
     pub fn alone(self) -> Setup {
         Setup { alone: true, ..self }
@@ -88,13 +94,14 @@ impl Setup {
         if let Some(weight) = self.weight {
             let _ = writeln!(text, "canary = \"v2\"\nweight = \"{weight}\"");
         }
+        let more = self.more;
         let _ = writeln!(text, "[services.shop.timeouts]\n{}", self.upstream);
         let _ = writeln!(text, "[services.shop.rollback]\n{}", self.rollback);
         let _ = writeln!(text, "[services.shop.versions.v1]\nendpoints = [{}]", list(&self.stable));
         if self.weight.is_some() {
             let _ = writeln!(text, "[services.shop.versions.v2]\nendpoints = [{}]", list(&self.canary));
         }
-        text
+        text + more
     }
 
     pub fn start(self) -> Penstock {

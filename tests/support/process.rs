@@ -13,6 +13,7 @@ pub struct Process {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     child: Child,
+    file: tempfile::NamedTempFile,
     /// Not closed: it may go on logging.
     log: BufReader<ChildStderr>,
     _turn: Turn,
@@ -42,7 +43,7 @@ impl Process {
             lines.find_map(|line| listening(&line, what)).expect("it says where it listens")
         };
         let (address, admin) = (listening("listening"), listening("admin API listening"));
-        Process { address, admin, child, log, _turn: turn }
+        Process { address, admin, child, file, log, _turn: turn }
     }
 
     pub fn client(&self) -> Client {
@@ -54,6 +55,13 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
         line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Changes its file.
+    pub fn edit(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.file.path()).unwrap();
+        assert!(text.contains(from), "{from} in {text}");
+        std::fs::write(self.file.path(), text.replace(from, to)).unwrap();
     }
 
     pub fn terminate(&self) {
