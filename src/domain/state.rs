@@ -61,7 +61,8 @@ pub struct Saved {
 
 /// A file leaves out a version that has a role at present.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("version `{version}` of service `{service}` is its {role} at present, and the file no longer lists it", role = role.as_str())]
+#[error("version `{version}` of service `{service}` is its {role} at present, and the file no longer lists it",
+    role = role.as_str())]
 pub struct InUse {
     pub service: ServiceName,
     pub version: VersionName,

@@ -1,7 +1,7 @@
 //! What was decided survives: the real binary, killed at any moment, its store taken away, filled up, damaged.
 //!
-//! `PENSTOCK_KILLS=1000 cargo test --test durability kill_loop -- --nocapture` kills it a thousand times, which takes some
-//! minutes; `PENSTOCK_SEED` repeats a run's choices (not its timing).
+//! `PENSTOCK_KILLS=1000 cargo test --test durability kill_loop -- --nocapture` kills it a thousand times, which takes
+//! some minutes; `PENSTOCK_SEED` repeats a run's choices (not its timing).
 
 #![expect(clippy::print_stdout, reason = "measurements, and what was left out and why, are for people to read")]
 #![expect(clippy::unwrap_used, reason = "what a test relies on and does not get fails it")]

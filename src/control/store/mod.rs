@@ -5,9 +5,9 @@
 //!             jobs, in order                        announces, or raises
 //! ```
 //!
-//! The engine never waits for the disk. What raises a canary's exposure takes effect when its entry is kept; what lowers
-//! it has taken effect already, and is announced when its entry is kept. An entry that lowers and cannot be kept waits
-//! here, in front of everything else, and is tried again every second: the disk may come back.
+//! The engine never waits for the disk. What raises a canary's exposure takes effect when its entry is kept; what
+//! lowers it has taken effect already, and is announced when its entry is kept. An entry that lowers and cannot be kept
+//! waits here, in front of everything else, and is tried again every second: the disk may come back.
 
 mod broken;
 mod memory;

@@ -1,7 +1,7 @@
 //! The embedded store: one SQLite file, readable by anybody with `sqlite3` while Penstock runs.
 //!
-//! SQLite takes care of torn writes; it does not notice a bit that flips inside a text. So every row carries a checksum,
-//! and a store in which anything is damaged is moved aside, whole, and what was readable goes into a new one.
+//! SQLite takes care of torn writes; it does not notice a bit that flips inside a text. So every row carries a
+//! checksum, and a store in which anything is damaged is moved aside, whole, and what was readable goes into a new one.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
@@ -83,7 +83,7 @@ pub enum OpenError {
 }
 
 impl Sqlite {
-    /// Opens, and makes it when missing. A damaged store is moved aside; what could be read of it is in what is returned.
+    /// Opens, and makes it when missing. A damaged store is moved aside; what could be read of it is returned.
     pub fn open(directory: &Path) -> Result<(Sqlite, Kept), OpenError> {
         let unusable = |error: String| OpenError::Unusable(directory.to_owned(), error);
         fs::create_dir_all(directory).map_err(|error| unusable(error.to_string()))?;
