@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use super::boot::warn_of_ignored_weights;
 use super::collector::Collector;
 use super::command::{Command, Commands, Done, Force, Refused, Reply, admit};
 use super::journal::{Actor, Entry, Incident, Journal};
@@ -191,8 +192,9 @@ impl Engine {
             let _nobody_waiting = reply.send(Err(Refused::InUse(in_use)));
             return;
         }
-        let entries: Vec<Entry> =
-            self.state.news(&definitions).into_iter().map(|event| self.entry(event, actor)).collect();
+        let news = self.state.news(&definitions);
+        warn_of_ignored_weights(&self.state, &news, |wanted| self.tools.journal.newest(wanted));
+        let entries: Vec<Entry> = news.into_iter().map(|event| self.entry(event, actor)).collect();
         let then = Then::Apply { overtaken: false, definitions: Some(definitions) };
         let waiting = Waiting { entries, since: self.tools.clock.now(), reply: Some(reply), then };
         if waiting.entries.is_empty() {

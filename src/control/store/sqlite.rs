@@ -83,8 +83,7 @@ pub enum OpenError {
 }
 
 impl Sqlite {
-    /// Opens, and makes it when missing. A damaged store is moved aside; what could be read of it is in what is
-    /// returned.
+    /// Opens, and makes it when missing. A damaged store is moved aside; what could be read of it is returned.
     pub fn open(directory: &Path) -> Result<(Sqlite, Kept), OpenError> {
         let unusable = |error: String| OpenError::Unusable(directory.to_owned(), error);
         fs::create_dir_all(directory).map_err(|error| unusable(error.to_string()))?;
