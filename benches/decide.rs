@@ -67,7 +67,7 @@ fn version(text: &str) -> VersionName {
 }
 
 fn definition(index: usize) -> Definition {
-    let endpoints = |n: usize| (0..3).map(|e| format!("10.{}.{}.{}:80", n, index / 250, index % 250 + e).into());
+    let endpoints = |n: usize| (0..3).map(move |e| format!("10.{}.{}.{}:80", n, index / 250, index % 250 + e).into());
     let host = HostPattern::parse(&format!("shop-{index}.example.com")).expect("a host");
     Definition {
         name: service(index),
