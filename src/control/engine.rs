@@ -282,9 +282,8 @@ impl Engine {
             Then::Announce => self.finish(waiting, false),
             Then::Apply { .. } => {
                 tracing::error!(%error, "the store did not keep a change, so it is not made");
-                let service = waiting.service().cloned();
-                if let (Some(service), Some(reply)) = (service, waiting.reply) {
-                    self.answer(Some(reply), &service, Err(Refused::NotKept(error.clone())), false);
+                if let Some(reply) = waiting.reply {
+                    let _nobody_waiting = reply.send(Err(Refused::NotKept(error.clone())));
                 }
             }
         }
