@@ -22,6 +22,7 @@ mod headers;
 mod listener;
 mod recorder;
 mod reply;
+mod socket;
 mod upstream;
 mod worker;
 
