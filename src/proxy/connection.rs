@@ -13,12 +13,12 @@ use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::body::Outgoing;
 use super::handle::handle;
 use super::headers::Client;
+use super::socket::Socket;
 use super::worker::Worker;
 use crate::domain::time::Moment;
 
@@ -36,7 +36,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         let (worker, activity) = (worker.clone(), activity.clone());
         service_fn(move |request| answer(worker.clone(), client.clone(), activity.begin(&worker), request))
     };
-    let io = Watched { io: TokioIo::new(stream), worker: worker.clone(), activity: activity.clone() };
+    let io = Watched { io: Socket::new(stream), worker: worker.clone(), activity: activity.clone() };
     let mut builder = http1::Builder::new();
     builder.max_headers(MOST_HEADERS).max_header_size(LARGEST_HEAD).half_close(false);
     let mut connection = pin!(builder.serve_connection(io, service));
@@ -139,7 +139,7 @@ impl Drop for Busy {
 
 /// The client's socket, with an eye on when bytes come in and whether they go out.
 struct Watched {
-    io: TokioIo<TcpStream>,
+    io: Socket,
     worker: Rc<Worker>,
     activity: Rc<Activity>,
 }

@@ -24,6 +24,7 @@ mod lines;
 mod listener;
 mod recorder;
 mod reply;
+mod socket;
 mod upstream;
 mod worker;
 

@@ -20,10 +20,10 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::deadline::Deadlines;
+use super::socket::Socket;
 use crate::domain::names::EndpointId;
 use crate::domain::time::Moment;
 
@@ -87,7 +87,8 @@ impl Upstreams {
 #[derive(Debug)]
 pub struct Channel {
     sender: SendRequest<Upload>,
-    connection: Connection<TokioIo<TcpStream>, Upload>,
+    /// Boxed: it is large, and moves with every request from the idle ones to the exchange, to the body, and back.
+    connection: Box<Connection<Socket, Upload>>,
     endpoint: EndpointId,
     /// `None` on its first exchange.
     idle_since: Option<Moment>,
@@ -113,9 +114,9 @@ impl Channel {
     pub async fn connect(endpoint: EndpointId, address: SocketAddr) -> io::Result<Channel> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let handshake = http1::Builder::new().max_header_size(LARGEST_HEAD).handshake(TokioIo::new(stream)).await;
+        let handshake = http1::Builder::new().max_header_size(LARGEST_HEAD).handshake(Socket::new(stream)).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
-        Ok(Channel { sender, connection, endpoint, idle_since: None, closed: false })
+        Ok(Channel { sender, connection: Box::new(connection), endpoint, idle_since: None, closed: false })
     }
 
     #[must_use]
@@ -145,7 +146,7 @@ impl Channel {
             if let Poll::Ready(answer) = sending.as_mut().poll(cx) {
                 return Poll::Ready(Some(answer));
             }
-            self.closed = self.closed || Pin::new(&mut self.connection).poll(cx).is_ready();
+            self.closed = self.closed || Pin::new(&mut *self.connection).poll(cx).is_ready();
             match sending.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 Poll::Pending => patience(cx).map(|()| None),
@@ -165,7 +166,7 @@ impl Channel {
 
     /// Moves bytes. To be polled while a response body is waited for.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
-        self.closed = self.closed || Pin::new(&mut self.connection).poll(cx).is_ready();
+        self.closed = self.closed || Pin::new(&mut *self.connection).poll(cx).is_ready();
     }
 
     /// Whether it can carry another exchange: the last one is over, and the other side has not closed it.
