@@ -178,9 +178,7 @@ async fn exchange(
         Err(Failed::Upload) => (Class::Abandoned, Fault::BadBody, None),
         Err(Failed::Terminated) if was_idle => (Class::Ours, Fault::ConnectionTerminated, cut),
         Err(Failed::Terminated) => {
-            if reused {
-                call.worker.upstreams.note_hasty(terms.endpoint, sent);
-            }
+            call.worker.upstreams.found_dead(&channel, sent);
             (Class::Failure, Fault::ConnectionTerminated, cut)
         }
         Err(Failed::Malformed) => (Class::Failure, Fault::MalformedResponse, garbage),

@@ -257,3 +257,214 @@ fn charge(call: &Call) -> Option<Charge> {
     let drawn = Drawn { exposure: service.exposure?, tick: call.arrived.tick(), weight, generation };
     recorder.charge(drawn, role, service.over_micros)
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::super::reply::Form;
+    use super::*;
+    use crate::domain::judge::Policy;
+    use crate::domain::names::{ServiceName, VersionName};
+    use crate::domain::outcome::Classes;
+    use crate::domain::retry::RetryPolicy;
+    use crate::domain::service::{Definition, VersionDefinition};
+    use crate::domain::snapshot::Snapshot;
+    use crate::domain::split::{Choice, Weight};
+    use crate::domain::state::State;
+    use crate::domain::time::Tick;
+    use crate::domain::window::{Arm, Batch};
+    use crate::link::snapshots;
+
+    const CANARY: usize = 1;
+
+    fn shop() -> Snapshot {
+        let name = |text: &str| VersionName::new(text).unwrap();
+        let version = |text: &str| VersionDefinition { name: name(text), endpoints: vec![text.into()] };
+        let definition = Definition {
+            name: ServiceName::new("shop").unwrap(),
+            routes: vec![],
+            versions: vec![version("v1"), version("v2")],
+            stable: name("v1"),
+            canary: Some(name("v2")),
+            weight: Weight::HALF,
+            pins: vec![],
+            policy: Policy::default(),
+            timeouts: Timeouts::default(),
+            retries: RetryPolicy::default(),
+        };
+        let mut state = State::of([definition]);
+        for (version, port) in [("v1", 1), ("v2", 2)] {
+            state.resolve(&version.into(), vec![([127, 0, 0, 1], port).into()]);
+        }
+        Snapshot::of(&state, &Snapshot::default())
+    }
+
+    /// A request that the coin sent to the canary.
+    fn call(selected: Selected) -> Call {
+        let worker = Worker::idle(snapshots(shop()).1);
+        let service = worker.with_snapshot(|snapshot| snapshot.services[0].clone());
+        let (choice, arrived) = (Choice { version: CANARY, selected }, worker.now());
+        let request_id = HeaderValue::from_static("1");
+        Call { worker, service, choice, arrived, request_id, form: Form::Text, access: None }
+    }
+
+    fn flushed(call: &Call) -> Batch {
+        call.worker.recorder.flush(0, Tick(0), 1)
+    }
+
+    fn canary(batch: &Batch) -> Arm {
+        batch.requests.iter().map(|(_, row)| row.canary).next().unwrap_or_default()
+    }
+
+    /// What a request goes through, as `forward` has it.
+    struct Story {
+        call: Call,
+        dues: Dues,
+        version: usize,
+        attempts: u64,
+    }
+
+    impl Story {
+        fn begin(selected: Selected) -> Story {
+            let call = call(selected);
+            let dues = Dues::of(&call);
+            let mut story = Story { call, dues, version: CANARY, attempts: 0 };
+            story.attempt();
+            story
+        }
+
+        fn attempt(&mut self) {
+            let version = &self.call.service.versions[self.version];
+            self.dues.owe(version, version.pool.pick(&[], 0).unwrap());
+            self.attempts += 1;
+        }
+
+        fn at_stable(&mut self) {
+            self.version = 0;
+            self.attempt();
+        }
+
+        fn shield(&mut self) {
+            self.dues.fail();
+            let guest = self.call.service.stable().allowance.invite(0).unwrap();
+            self.dues.shield(guest);
+            self.at_stable();
+        }
+
+        fn answer(&mut self, class: Class) {
+            self.dues.head(1_000);
+            self.dues.answered(class);
+            self.dues.settle(class);
+        }
+    }
+
+    #[test]
+    fn a_shielded_failure_is_the_canarys_and_hidden() {
+        let mut story = Story::begin(Selected::Weight);
+        story.shield();
+        story.answer(Class::Success);
+        let batch = flushed(&story.call);
+        let arm = canary(&batch);
+        assert_eq!((arm.ended, arm.hidden), (Classes { failure: 1, ..Classes::default() }, 1));
+        assert_eq!((arm.unreachable, arm.rescued), (0, 0), "it was reached");
+        let [stable, canary] = [0, CANARY].map(|version| &batch.attempts[&story.call.service.versions[version].id]);
+        assert_eq!((canary.classes.failure, canary.shielded, canary.exposed), (1, 1, 0));
+        assert_eq!((stable.classes.success, stable.shielded, stable.exposed), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_failure_that_stable_cannot_hide_is_seen_once() {
+        let mut story = Story::begin(Selected::Weight);
+        story.shield();
+        story.answer(Class::Failure);
+        let batch = flushed(&story.call);
+        assert_eq!((canary(&batch).ended.failure, canary(&batch).hidden), (1, 0));
+        let of_canary = &batch.attempts[&story.call.service.versions[CANARY].id];
+        assert_eq!((of_canary.shielded, of_canary.exposed), (0, 1));
+    }
+
+    #[test]
+    fn an_idle_connection_found_dead_is_not_held_against_anybody() {
+        let mut story = Story::begin(Selected::Weight);
+        assert!(story.dues.found_dead().is_some());
+        story.attempt();
+        story.answer(Class::Success);
+        assert_eq!(canary(&flushed(&story.call)).ended, Classes { success: 1, ..Classes::default() });
+    }
+
+    #[test]
+    fn a_rescued_asset_is_no_rejection() {
+        for (has, class) in [(true, Class::Success), (false, Class::Rejected)] {
+            let mut story = Story::begin(Selected::Weight);
+            story.dues.ask_other();
+            story.at_stable();
+            if has {
+                story.answer(Class::Success);
+            } else {
+                story.dues.other_has_not(Class::Rejected);
+                story.dues.settle(Class::Rejected);
+            }
+            let ended = canary(&flushed(&story.call)).ended;
+            assert_eq!((ended.get(class), ended.total()), (1, 1));
+        }
+    }
+
+    fn class() -> impl Strategy<Value = Class> {
+        prop::sample::select(Class::ALL.to_vec())
+    }
+
+    proptest! {
+        /// Wherever the client leaves, and whatever the attempts come to.
+        #[test]
+        fn every_attempt_has_one_outcome_and_every_request_one_charge(
+            steps in prop::collection::vec((0u8..8, class()), 0..8),
+            forced in any::<bool>(),
+        ) {
+            let mut story = Story::begin(if forced { Selected::Forced } else { Selected::Weight });
+            let mut over = false;
+            for (step, class) in steps {
+                let at_chosen = story.dues.at_chosen();
+                match step {
+                    0 => drop(story.dues.found_dead()),
+                    1 => story.dues.fail(),
+                    2 if at_chosen => {
+                        story.shield();
+                        continue;
+                    }
+                    3 if at_chosen => {
+                        story.dues.fail();
+                        story.dues.fall_back();
+                        story.at_stable();
+                        continue;
+                    }
+                    4 => story.dues.charge_first(),
+                    5 => story.dues.refused(),
+                    6 => story.dues.settle(class),
+                    _ => story.answer(class),
+                }
+                over = step >= 5 || matches!(step, 2 | 3);
+                if over {
+                    break;
+                }
+                if step < 2 {
+                    story.attempt();
+                }
+            }
+            let Story { call, dues, attempts, .. } = story;
+            drop(dues);
+            let batch = flushed(&call);
+            let recorded: u64 = batch.attempts.values().map(|tally| tally.classes.total()).sum();
+            let (shielded, exposed) =
+                batch.attempts.values().fold((0, 0), |(s, e), tally| (s + tally.shielded, e + tally.exposed));
+            let arm = canary(&batch);
+            prop_assert_eq!((recorded, batch.lost), (attempts, 0));
+            prop_assert_eq!((arm.routed, arm.ended.total()), if forced { (0, 0) } else { (1, 1) });
+            prop_assert!(arm.hidden <= arm.ended.failure && shielded + exposed <= 1);
+            prop_assert!(over || exposed == 0);
+            let active: u32 = call.service.versions.iter().map(|version| version.pool.endpoints[0].in_flight()).sum();
+            prop_assert_eq!(active, 0);
+        }
+    }
+}

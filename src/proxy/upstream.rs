@@ -37,8 +37,8 @@ const IDLE_FOR: Duration = Duration::from_secs(30);
 const IDLE_RACE: Duration = Duration::from_millis(500);
 /// A connection that was idle for longer may be about to be closed: common servers do so after some seconds.
 const YOUNG: Duration = Duration::from_secs(1);
-/// For so long an endpoint that closed a young connection is taken to close more of them.
-const HASTY_FOR: Duration = Duration::from_secs(30);
+/// For so long an endpoint that closed a connection after one exchange is taken to do so with others.
+const HASTY_FOR: Duration = Duration::from_secs(10);
 /// Response heads up to this size; larger ones are malformed.
 const LARGEST_HEAD: usize = 64 * 1024;
 
@@ -46,7 +46,7 @@ const LARGEST_HEAD: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub struct Upstreams {
     idle: RefCell<BTreeMap<EndpointId, Vec<Channel>>>,
-    /// Endpoints that closed a connection which had hardly been idle, and when.
+    /// Endpoints that closed a young connection after its first exchange, and when.
     hasty: RefCell<BTreeMap<EndpointId, Moment>>,
 }
 
@@ -66,9 +66,7 @@ impl Upstreams {
                 if channel.lives(cx) {
                     return Poll::Ready(Some(channel));
                 }
-                if channel.idle_for(now) < YOUNG {
-                    self.note_hasty(endpoint, now);
-                }
+                self.found_dead(&channel, now);
             }
             Poll::Ready(None)
         })
@@ -83,14 +81,17 @@ impl Upstreams {
         self.idle.borrow_mut().get_mut(&endpoint)?.pop_if(will_do)
     }
 
-    /// Notes that an endpoint closed a connection that had hardly been idle.
-    pub fn note_hasty(&self, endpoint: EndpointId, now: Moment) {
-        self.hasty.borrow_mut().insert(endpoint, now);
+    /// Learns from a connection that died while it was idle, or as it was used again.
+    pub fn found_dead(&self, channel: &Channel, now: Moment) {
+        if channel.exchanges == 1 && channel.idle_for(now) < YOUNG {
+            self.hasty.borrow_mut().insert(channel.endpoint, now);
+        }
     }
 
     /// Keeps a connection whose exchange is over for the next one.
     pub fn give_back(&self, mut channel: Channel, now: Moment) {
         channel.idle_since = Some(now);
+        channel.exchanges = channel.exchanges.saturating_add(1);
         let mut idle = self.idle.borrow_mut();
         let kept = idle.entry(channel.endpoint).or_default();
         if kept.len() == IDLE_PER_ENDPOINT {
@@ -120,6 +121,8 @@ pub struct Channel {
     endpoint: EndpointId,
     /// `None` on its first exchange.
     idle_since: Option<Moment>,
+    /// That are over.
+    exchanges: u32,
     closed: bool,
 }
 
@@ -144,7 +147,14 @@ impl Channel {
         stream.set_nodelay(true)?;
         let handshake = http1::Builder::new().max_header_size(LARGEST_HEAD).handshake(Socket::new(stream)).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
-        Ok(Channel { sender, connection: Box::new(connection), endpoint, idle_since: None, closed: false })
+        Ok(Channel {
+            sender,
+            connection: Box::new(connection),
+            endpoint,
+            idle_since: None,
+            exchanges: 0,
+            closed: false,
+        })
     }
 
     #[must_use]

@@ -145,6 +145,21 @@ impl Worker {
         }
     }
 
+    /// A worker without a thread.
+    #[cfg(test)]
+    pub fn idle(subscriber: Subscriber) -> Rc<Worker> {
+        let limits = Limits { request_head: TICK, client_idle: TICK };
+        let setup = Setup {
+            limits: watch::channel(limits).1,
+            access_log: None,
+            clock: Clock::start(),
+            subscriber,
+            batches: crate::link::batches().0,
+            phase: watch::channel(Phase::Serving).1,
+        };
+        Rc::new(Worker::new(0, &setup, Arc::default()))
+    }
+
     #[must_use]
     pub fn now(&self) -> Moment {
         self.clock.now()
