@@ -21,6 +21,7 @@ mod file;
 mod listener;
 mod overrides;
 mod problem;
+mod retries;
 mod service;
 mod show;
 mod source;

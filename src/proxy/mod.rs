@@ -1,12 +1,12 @@
 //! The data plane: workers that forward requests by the newest snapshot and report what came of them.
 //!
 //! ```text
-//!  listener ──▶ worker ──▶ connection ──▶ handle ──▶ forward ──▶ upstream
-//!  (accepts)   (a thread)  (one client)   (check,    (attempts,  (connections
-//!                 │                        route,     fall-back,  to endpoints)
-//!                 │                        choose)    dues)          │
-//!                 ▼ every tick                          │            ▼
-//!              link::Batch ◀── recorder ◀── settles ────┴────────── body
+//!  listener ──▶ worker ──▶ connection ──▶ handle ──▶ forward ──▶ attempt ──▶ upstream
+//!  (accepts)   (a thread)  (one client)   (check,    (one after  (one)       (connections
+//!                 │                        route,     the other)              to endpoints)
+//!                 │                        choose)      │                       │
+//!                 ▼ every tick                          ▼                       ▼
+//!              link::Batch ◀── recorder ◀── settles ── dues ◀────────────────── body
 //! ```
 //!
 //! A request is decided in one go from one snapshot, then everything it needs is in its hands. Nothing here takes a
@@ -15,15 +15,18 @@
 
 mod access;
 mod activity;
+mod attempt;
 mod body;
 mod connection;
 mod deadline;
+mod dues;
 mod forward;
 mod handle;
 mod headers;
 mod lines;
 mod listener;
 mod recorder;
+mod replay;
 mod reply;
 mod socket;
 mod stall;

@@ -151,3 +151,20 @@ fn without_it_rotating_harms_nobody() {
     let log = process.rest_of_log();
     assert!(!log.contains("penstock::access"), "{log}");
 }
+
+#[test]
+fn what_stable_answered_for_the_canary_is_told() {
+    let (stable, canary, folder) = (Origin::start("v1"), Origin::start("v2"), tempfile::tempdir().unwrap());
+    canary.always(Act::Status(503));
+    let path = folder.path().join("access.log");
+    let process = process(&Setup::of(&[&stable]).canary(&[&canary], "100%").rollback("mode = \"observe\""), &path);
+    assert_eq!(process.client().get("/").status, 200);
+    let line = line(&path, 0);
+    let expected = serde_json::json!({
+        "version": "v2", "role": "canary", "selected": "weight", "attempts": 2, "shielded": true,
+        "endpoint": stable.address.to_string(), "status": 200, "upstream_status": 200,
+    });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&line[name], value, "{name} in {line}");
+    }
+}

@@ -20,5 +20,6 @@ mod recording;
 mod reload;
 mod retries;
 mod rollback;
+mod shielding;
 mod split;
 mod stopping;
