@@ -7,6 +7,7 @@
 
 mod access_log;
 mod reload;
+mod route;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use self::reload::Reloader;
 pub use self::reload::Source;
+pub use self::route::explain;
 use crate::admin::{self, Outside, Readiness};
 use crate::config::Settings;
 use crate::control::boot::{Beginning, BootError, boot, open};
