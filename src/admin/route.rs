@@ -50,8 +50,8 @@ fn routed(
         return RouteAnswer { outcome: Outcome::Denied, status: Some(403), why: Some(why), ..answer };
     }
     let actions = rule.actions.as_deref();
-    let why = (client.is_none() && snapshot.router.is_guarded())
-        .then(|| "which addresses may ask was left out of account: no client's address was given".to_owned());
+    let open = client.is_none() && snapshot.router.looks_at_client(rule, facts);
+    let why = open.then(|| "only for some clients, and no client's address was given".to_owned());
     if let Some(elsewhere) = actions.and_then(|actions| actions.elsewhere(facts)) {
         let (status, location) = (Some(elsewhere.status.as_u16()), Some(elsewhere.location));
         return RouteAnswer { outcome: Outcome::Redirected, status, location, why, ..answer };
@@ -147,7 +147,7 @@ impl Request {
         let url = url.map_err(|error| wrong("/url", error, "write `http://shop.example.com/cart?item=1`"))?;
         let headers = question.headers.iter().enumerate().map(|(at, field)| header(at, field));
         let headers: HeaderMap = headers.collect::<Result<_, _>>()?;
-        let said = headers.get("host").and_then(|host| host.to_str().ok()).map(|host| host.parse());
+        let said = headers.get("host").and_then(|host| host.to_str().ok()).map(str::parse);
         let said = said.transpose().map_err(|error| wrong("/headers", error, "write `host: shop.example.com`"))?;
         let authority: Option<Authority> = url.authority().cloned().or(said);
         let host = authority.map(|authority| authority.host().to_owned()).unwrap_or_default();

@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::admin::wire::{
     Change, Changed, Entry, Hold, MatchedRoute, Mode, Outcome, Question, Role, RouteAnswer, Service, Services, Split,
-    Store, Version,
+    Store, Version, Weight,
 };
 
 const STRONG: Style = Style::new().bold();
@@ -173,7 +173,9 @@ pub fn route(question: &Question, answer: &RouteAnswer) -> String {
     let mut line = |label: &str, text: &str| lines.push(format!("  {label:9} {text}").trim_end().to_owned());
     if let Some(route) = &answer.route {
         line("route", &matched(route));
-        line("", &format!("{}  {}", route.place, route.text));
+        if !route.place.is_empty() {
+            line("", &format!("{}  {}", route.place, route.text));
+        }
     }
     match answer.outcome {
         Outcome::NoRoute => line("answer", &styled(BAD, "404: no route takes it")),
@@ -192,6 +194,7 @@ pub fn route(question: &Question, answer: &RouteAnswer) -> String {
         let role = candidate.role.map(|role| format!(" ({})", role.as_str())).unwrap_or_default();
         let how = match &candidate.pin {
             Some(pin) => format!("pinned by {pin}"),
+            None if candidate.share == Weight::FULL => "every request".to_owned(),
             None => format!("{} of requests, by the coin", candidate.share),
         };
         line(if at == 0 { "version" } else { "" }, &format!("{}{role}: {how}", candidate.version));

@@ -77,7 +77,7 @@ fn bounded<'p>(place: &'p Place<'_>) -> impl Fn(String) -> Option<String> + 'p {
 }
 
 fn conditions(table: &mut Table<'_>) -> Option<Conditions> {
-    let methods = table.get("methods").map_or(Some(Vec::new()), |field| list(&field, METHODS, method));
+    let methods = table.get("methods").map_or(Some(Vec::new()), |field| list(&field, METHODS, |field| method(&field)));
     let headers = table.get("headers").map_or(Some(Vec::new()), |field| list(&field, HEADERS, header_condition));
     let query = table.get("query").map_or(Some(Vec::new()), |field| list(&field, QUERY, query_condition));
     Some(Conditions { methods: methods?, headers: headers?, query: query? })
@@ -106,7 +106,7 @@ fn list<'a, T: PartialEq>(field: &Field<'a>, example: &str, read: impl Fn(Field<
     (!faulty).then(|| values.into_iter().map(|at| at.value).collect())
 }
 
-fn method(field: Field<'_>) -> Option<Method> {
+fn method(field: &Field<'_>) -> Option<Method> {
     let At { value: text, place } = field.text(Meaning::Text("GET"))?;
     let upper = text.to_ascii_uppercase();
     match Method::from_bytes(text.as_bytes()) {
@@ -191,11 +191,11 @@ fn priority(field: &Field<'_>) -> Option<i32> {
 
 fn actions(table: &mut Table<'_>, path: Option<&PathPattern>) -> Option<Actions> {
     let rewrite = rewrite(table, path);
-    let redirect = table.get("redirect").map_or(Some(None), |field| redirect(field).map(Some));
+    let redirect = table.get("redirect").map(|field| redirect(field).ok_or(Reported)).transpose();
     let mut changes = |key| table.get(key).map_or(Some(HeaderChanges::default()), header_changes);
     let (request_headers, response_headers) = (changes("request_headers"), changes("response_headers"));
     let access = access(table);
-    if let (Some(Some(_)), Some(field)) =
+    if let (Ok(Some(_)), Some(field)) =
         (&redirect, ["request_headers", "response_headers"].iter().find_map(|k| table.get(k)))
     {
         let help = "remove it, or the redirect: no endpoint is asked, and none answers";
@@ -203,47 +203,43 @@ fn actions(table: &mut Table<'_>, path: Option<&PathPattern>) -> Option<Actions>
         return None;
     }
     Some(Actions {
-        access: access?,
-        rewrite: rewrite?,
-        redirect: redirect?,
+        access: access.ok()?,
+        rewrite: rewrite.ok()?,
+        redirect: redirect.ok()?,
         request_headers: request_headers?,
         response_headers: response_headers?,
     })
 }
 
-fn rewrite(table: &mut Table<'_>, path: Option<&PathPattern>) -> Option<Option<Rewrite>> {
-    let strip = table.get("strip_prefix").map(|field| (field.boolean(), field.place));
-    let to = table.get("rewrite_prefix").map(|field| (value::path_prefix(&field), field.place));
-    match (strip, to) {
-        (Some((Some(true), strip)), Some((_, to))) => {
+fn rewrite(table: &mut Table<'_>, path: Option<&PathPattern>) -> Result<Option<Rewrite>, Reported> {
+    let strip = table.get("strip_prefix");
+    let strips = strip.as_ref().map_or(Ok(false), |field| field.boolean().ok_or(Reported));
+    let to = table.get("rewrite_prefix");
+    let rewritten = to.as_ref().map(|field| value::path_prefix(field).ok_or(Reported)).transpose();
+    let (strips, rewritten) = (strips?, rewritten?);
+    let path = path.ok_or(Reported)?.as_str();
+    match (strip.filter(|_| strips), to.zip(rewritten)) {
+        (Some(strip), Some((to, _))) => {
             let help = "keep one of the two: to strip it is to rewrite it to `/`";
-            strip.error_beside(&to, "the other one", "a prefix is stripped or rewritten", help);
-            None
+            strip.place.error_beside(&to.place, "the other one", "a prefix is stripped or rewritten", help);
         }
-        (Some((Some(true), place)), None) => {
-            let path = path?.as_str();
-            if path == "/" {
-                place.error("there is no prefix to strip", "add `path_prefix = \"/api\"`, or remove `strip_prefix`");
-                return None;
-            }
-            Some(Some(Rewrite::new(path, "/")))
+        (Some(strip), None) if path == "/" => {
+            let help = "add `path_prefix = \"/api\"`, or remove `strip_prefix`";
+            strip.place.error("there is no prefix to strip", help);
         }
-        (Some((None, _)), _) => None,
-        (_, Some((to, place))) => {
-            let (to, path) = (to?, path?.as_str());
-            if PathAndQuery::try_from(to.as_str()).is_err() {
-                let help = "write it percent-encoded, as an endpoint wants it: `/caf%C3%A9`";
-                place.error(format!("`{}` has a character that no request path has", clipped(&to)), help);
-                return None;
-            }
-            if path == to {
-                place.error("the prefix would be rewritten to itself", "remove `rewrite_prefix`, or name another path");
-                return None;
-            }
-            Some(Some(Rewrite::new(path, &to)))
+        (Some(_), None) => return Ok(Some(Rewrite::new(path, "/"))),
+        (None, Some((field, to))) if to == path => {
+            let help = "remove `rewrite_prefix`, or name another path";
+            field.place.error("the prefix would be rewritten to itself", help);
         }
-        (Some((Some(false), _)) | None, None) => Some(None),
+        (None, Some((field, to))) if PathAndQuery::try_from(to.as_str()).is_err() => {
+            let help = "write it percent-encoded, as an endpoint wants it: `/caf%C3%A9`";
+            field.place.error(format!("`{}` has a character that no request path has", clipped(&to)), help);
+        }
+        (None, Some((_, to))) => return Ok(Some(Rewrite::new(path, &to))),
+        (None, None) => return Ok(None),
     }
+    Err(Reported)
 }
 
 fn redirect(field: Field<'_>) -> Option<Redirect> {
@@ -280,8 +276,7 @@ fn header_changes(field: Field<'_>) -> Option<HeaderChanges> {
     let mut table = field.table(CHANGES)?;
     let set = table.get("set").map_or(Some(Vec::new()), named_values);
     let add = table.get("add").map_or(Some(Vec::new()), named_values);
-    let remove =
-        table.get("remove").map_or(Some(Vec::new()), |field| list(&field, "remove = [\"server\"]", changeable));
+    let remove = table.get("remove").map_or(Some(Vec::new()), |field| list(&field, REMOVE, |field| changeable(&field)));
     let place = table.place.clone();
     table.finish();
     let changes = HeaderChanges { remove: remove?, set: set?, add: add? };
@@ -314,7 +309,7 @@ fn named_values(field: Field<'_>) -> Option<Vec<(HeaderName, HeaderValue)>> {
     (!faulty).then_some(pairs)
 }
 
-fn changeable(field: Field<'_>) -> Option<HeaderName> {
+fn changeable(field: &Field<'_>) -> Option<HeaderName> {
     let At { value: text, place } = field.text(Meaning::Text("server"))?;
     allowed(text, &place)
 }
@@ -340,14 +335,14 @@ fn header_value(field: &Field<'_>) -> Option<HeaderValue> {
     value
 }
 
-fn access(table: &mut Table<'_>) -> Option<Option<Access>> {
-    let mut read = |key| table.get(key).map_or(Some(Vec::new()), |field| list(&field, RANGES, range));
+fn access(table: &mut Table<'_>) -> Result<Option<Access>, Reported> {
+    let mut read = |key| table.get(key).map_or(Some(Vec::new()), |field| list(&field, RANGES, |field| range(&field)));
     let (deny, allow) = (read("deny"), read("allow"));
-    let access = Access { deny: deny?, allow: allow? };
-    Some((access != Access::default()).then_some(access))
+    let access = Access { deny: deny.ok_or(Reported)?, allow: allow.ok_or(Reported)? };
+    Ok((access != Access::default()).then_some(access))
 }
 
-fn range(field: Field<'_>) -> Option<Cidr> {
+fn range(field: &Field<'_>) -> Option<Cidr> {
     let At { value: text, place } = field.text(Meaning::Text("10.0.0.0/8"))?;
     let refused = |error: CidrError| {
         let help = match &error {
@@ -427,4 +422,5 @@ const HEADERS: &str = r#"headers = [{ name = "x-beta", value = "1" }]"#;
 const QUERY: &str = r#"query = [{ name = "debug" }]"#;
 const REDIRECT: &str = r#"redirect = { to = "https://new.example.com{path}{query}", status = 308 }"#;
 const CHANGES: &str = r#"{ set = { x-from = "penstock" }, remove = ["server"] }"#;
+const REMOVE: &str = r#"remove = ["server"]"#;
 const RANGES: &str = r#"["10.0.0.0/8", "2001:db8::/32"]"#;

@@ -292,9 +292,9 @@ fn route_text(route: &Route) -> String {
         PathPattern::Prefix(prefix) => format!("path_prefix = {}", quoted(prefix)),
     });
     let conditions = &route.conditions;
-    list_text(&mut parts, "methods", conditions.methods.iter().map(quoted).collect());
-    list_text(&mut parts, "headers", conditions.headers.iter().map(condition_text).collect());
-    list_text(&mut parts, "query", conditions.query.iter().map(condition_text).collect());
+    list_text(&mut parts, "methods", conditions.methods.iter().map(quoted));
+    list_text(&mut parts, "headers", conditions.headers.iter().map(condition_text));
+    list_text(&mut parts, "query", conditions.query.iter().map(condition_text));
     if route.priority != 0 {
         parts.push(format!("priority = {}", route.priority));
     }
@@ -316,8 +316,8 @@ fn route_text(route: &Route) -> String {
         }
     }
     if let Some(access) = &actions.access {
-        list_text(&mut parts, "allow", access.allow.iter().map(quoted).collect());
-        list_text(&mut parts, "deny", access.deny.iter().map(quoted).collect());
+        list_text(&mut parts, "allow", access.allow.iter().map(quoted));
+        list_text(&mut parts, "deny", access.deny.iter().map(quoted));
     }
     table_text(&parts)
 }
@@ -326,7 +326,8 @@ fn table_text(parts: &[String]) -> String {
     format!("{{ {} }}", parts.join(", "))
 }
 
-fn list_text(parts: &mut Vec<String>, key: &str, items: Vec<String>) {
+fn list_text(parts: &mut Vec<String>, key: &str, items: impl Iterator<Item = String>) {
+    let items: Vec<String> = items.collect();
     if !items.is_empty() {
         parts.push(format!("{key} = [{}]", items.join(", ")));
     }
@@ -346,7 +347,7 @@ fn changes_text(changes: &HeaderChanges) -> String {
             parts.push(format!("{key} = {}", table_text(&pairs)));
         }
     }
-    list_text(&mut parts, "remove", changes.remove.iter().map(quoted).collect());
+    list_text(&mut parts, "remove", changes.remove.iter().map(quoted));
     table_text(&parts)
 }
 

@@ -76,16 +76,9 @@ fn decoded_if(path: &[u8], wanted: impl Fn(u8) -> bool) -> Vec<u8> {
             [b'%', high, low, ..] => hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low),
             _ => None,
         };
-        match byte.filter(|byte| wanted(*byte)) {
-            Some(byte) => {
-                out.push(byte);
-                rest = &rest[3..];
-            }
-            None => {
-                out.push(first);
-                rest = after;
-            }
-        }
+        let byte = byte.filter(|byte| wanted(*byte));
+        out.push(byte.unwrap_or(first));
+        rest = if byte.is_some() { &rest[3..] } else { after };
     }
     out
 }
@@ -202,7 +195,9 @@ mod tests {
 
         /// Any origin's chain of steps ends at a reading that was examined.
         #[test]
-        fn no_chain_of_steps_leads_out(path in "/([a/.;]|%2[eEfF]|%61){0,12}", chain in prop::collection::vec(0usize..5, 0..6)) {
+        fn no_chain_of_steps_leads_out(
+            path in "/([a/.;]|%2[eEfF]|%61){0,12}", chain in prop::collection::vec(0usize..5, 0..6),
+        ) {
             let read = chain.iter().fold(path.clone().into_bytes(), |read, step| STEPS[*step](&read));
             let read = String::from_utf8(read).unwrap();
             prop_assert!(read == path || reads_as(&path, &read), "{} as {}", path, read);

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::action::Actions;
+use super::action::{Access, Actions};
 use super::reading::{Readings, readings};
 use super::route::{Facts, HostPattern, PathPattern, Route, Unmet};
 
@@ -94,7 +94,7 @@ impl Router {
             nodes: nodes.into(),
             any: forest.any,
             named: rules.iter().any(|rule| rule.route.host != HostPattern::Any),
-            longest_below: rules.iter().map(|rule| rule.longest_below()).max().unwrap_or(0),
+            longest_below: rules.iter().map(Rule::longest_below).max().unwrap_or(0),
             highest_priority: rules.iter().map(|rule| rule.priority).max().unwrap_or(0),
             guarded: rules.iter().any(|rule| rule.actions.as_ref().is_some_and(|actions| actions.access.is_some())),
             edges: Edges::of(&forest.edges),
@@ -121,10 +121,25 @@ impl Router {
     /// one of another reading of the path. A path that cannot be read to its end is refused by `rule`.
     #[must_use]
     pub fn refusal<'r>(&'r self, rule: &'r Rule, facts: &Facts<'_>, client: IpAddr) -> Option<&'r Rule> {
+        self.in_any_reading(rule, facts, |rule| rule.access().is_some_and(|access| !access.admits(client)))
+    }
+
+    /// Whether it depends on the client's address what becomes of a request which `rule` was found for.
+    #[must_use]
+    pub fn looks_at_client(&self, rule: &Rule, facts: &Facts<'_>) -> bool {
+        self.in_any_reading(rule, facts, |rule| rule.access().is_some()).is_some()
+    }
+
+    fn in_any_reading<'r>(
+        &'r self,
+        rule: &'r Rule,
+        facts: &Facts<'_>,
+        wanted: impl Fn(&Rule) -> bool,
+    ) -> Option<&'r Rule> {
         if !self.guarded {
             return None;
         }
-        if !rule.admits(client) {
+        if wanted(rule) {
             return Some(rule);
         }
         let others = match readings(facts.path) {
@@ -132,13 +147,7 @@ impl Router {
             Readings::TooMany => return Some(rule),
             Readings::Others(others) => others,
         };
-        others.iter().find_map(|path| self.route(&Facts { path, ..*facts }).filter(|rule| !rule.admits(client)))
-    }
-
-    /// Whether a route refuses clients by their address.
-    #[must_use]
-    pub fn is_guarded(&self) -> bool {
-        self.guarded
+        others.iter().find_map(|path| self.route(&Facts { path, ..*facts }).filter(|rule| wanted(rule)))
     }
 
     /// Every route that matches the request's host and path, the first to be asked first, and what became of it. Slow:
@@ -196,9 +205,8 @@ impl Rule {
         if self.conditional { self.route.conditions.unmet(facts) } else { None }
     }
 
-    fn admits(&self, client: IpAddr) -> bool {
-        let access = self.actions.as_ref().and_then(|actions| actions.access.as_ref());
-        access.is_none_or(|access| access.admits(client))
+    fn access(&self) -> Option<&Access> {
+        self.actions.as_ref()?.access.as_ref()
     }
 }
 
@@ -209,7 +217,7 @@ struct Search<'r, 'f> {
     found: Option<&'r Rule>,
 }
 
-impl<'r> Search<'r, '_> {
+impl Search<'_, '_> {
     /// Nothing that is less specific can come first any more.
     fn is_over(&self) -> bool {
         self.found.is_some_and(|found| found.priority == self.router.highest_priority)
@@ -242,13 +250,12 @@ impl<'r> Search<'r, '_> {
             None => (path, None),
         };
         if let Some(child) = self.router.edges.get(node, segment) {
-            match rest {
-                Some(rest) => self.below(child, rest),
-                None => {
-                    let Node { exact, prefix } = &self.router.nodes[child as usize];
-                    self.look_at(exact);
-                    self.look_at(prefix);
-                }
+            if let Some(rest) = rest {
+                self.below(child, rest);
+            } else {
+                let Node { exact, prefix } = &self.router.nodes[child as usize];
+                self.look_at(exact);
+                self.look_at(prefix);
             }
         }
         self.look_at(&self.router.nodes[node as usize].prefix);
@@ -402,7 +409,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::action::Access;
     use crate::domain::route::{Condition, Conditions, Line, Request};
 
     fn router(routes: &[(&str, &str)]) -> Router {
@@ -623,25 +629,29 @@ mod tests {
             method in prop::sample::select(vec![Method::GET, Method::PUT, Method::HEAD]),
             host in "(a|b)(\\.(a|b)){0,2}", path in "(/|(/[ab]{0,2}){1,4})",
             query in prop::option::of("([qrs](=[12]?)?)(&[qr]=[12]){0,2}"),
-            fields in prop::collection::vec((prop::sample::select(vec!["x", "y"]), prop::sample::select(vec!["1", "2"])), 0..3),
+            fields in prop::collection::vec(
+                (prop::sample::select(vec!["x", "y"]), prop::sample::select(vec!["1", "2"])), 0..3,
+            ),
         ) {
             for (position, route) in routes.iter_mut().enumerate() {
                 route.line.position = position;
             }
             let headers: HeaderMap =
-                fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect();
+                fields.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect();
             let facts = Facts { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers };
             let (router, expected) = (of(routes.clone()), slow(&routes, &facts));
             let found = router.route(&facts);
             prop_assert_eq!(found.map(|rule| rule.index), expected.map(|(index, _)| index));
             let explained = router.explain(&facts);
-            let chosen: Vec<usize> = explained.iter().filter(|(_, fate)| *fate == Fate::Chosen).map(|(rule, _)| rule.index).collect();
+            let chosen = explained.iter().filter(|(_, fate)| *fate == Fate::Chosen);
+            let chosen: Vec<usize> = chosen.map(|(rule, _)| rule.index).collect();
             prop_assert_eq!(chosen, found.map(|rule| rule.index).into_iter().collect::<Vec<_>>());
         }
 
         #[test]
         fn precedence_is_a_total_order(routes in prop::collection::vec(route(), 2..10)) {
-            let rules: Vec<Rule> = (0..).zip(&routes).map(|(index, route)| Rule::new(0, index, &Arc::new(route.clone()))).collect();
+            let rule = |(index, route): (usize, &Route)| Rule::new(0, index, &Arc::new(route.clone()));
+            let rules: Vec<Rule> = routes.iter().enumerate().map(rule).collect();
             for one in &rules {
                 for other in &rules {
                     prop_assert_eq!(one.before(other), other.before(one).reverse());

@@ -20,5 +20,6 @@ mod recording;
 mod reload;
 mod retries;
 mod rollback;
+mod routes;
 mod split;
 mod stopping;
