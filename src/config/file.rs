@@ -435,7 +435,7 @@ const HOMES: &[(&str, &str)] = &[
     ("access", "in `[log]`"),
     ("store", "at the top: `[store]`"),
     ("reload", "at the top: `[reload]`"),
-    ("path", "in `[store]`"),
+    ("path", "in `[store]`, or in a route: `routes = [{ path = \"/status\" }]`"),
     ("poll", "in `[reload]`"),
     ("routes", "in `[services.NAME]`"),
     ("error_pages", "in `[services.NAME]`"),
