@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use penstock::domain::error_pages::ErrorPages;
 use penstock::domain::judge::{Judge, LatencyLimit, Policy};
 use penstock::domain::names::{Exposure, ServiceName, VersionName};
 use penstock::domain::outcome::Classes;
@@ -72,7 +73,8 @@ fn definition(index: usize) -> Definition {
     let host = HostPattern::parse(&format!("shop-{index}.example.com")).expect("a host");
     Definition {
         name: service(index),
-        routes: vec![Route { host, path_prefix: "/".into() }],
+        routes: vec![Route::below(host, "/").into()],
+        error_pages: ErrorPages::default(),
         versions: vec![
             VersionDefinition { name: version("v1"), endpoints: endpoints(1).collect() },
             VersionDefinition { name: version("v2"), endpoints: endpoints(2).collect() },

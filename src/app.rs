@@ -8,6 +8,7 @@
 mod access_log;
 mod listening;
 mod reload;
+mod route;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -27,6 +28,7 @@ use tokio::task::JoinHandle;
 use self::listening::{Expiry, ListenError, socket_help};
 use self::reload::Reloader;
 pub use self::reload::Source;
+pub use self::route::explain;
 use crate::admin::{self, Outside, Readiness};
 use crate::config::{self, Settings};
 use crate::control::boot::{Beginning, BootError, boot, open};

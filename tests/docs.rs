@@ -43,6 +43,14 @@ fn the_readme_shows_the_minimal_configuration() {
 }
 
 #[test]
+fn the_routes_of_the_readme_are_routes() {
+    let rest = "[services.shop]\nstable = \"v1\"\nversions.v1.endpoints = [\"127.0.0.1:9001\"]\n";
+    let text = format!("[[listeners]]\naddress = \"127.0.0.1:8080\"\n{rest}{}", block("routes.toml"));
+    let shown = config::parse("README.md", &text).unwrap_or_else(|problems| panic!("{problems:?}"));
+    assert!(shown.services[0].routes.len() >= 5 && shown.warnings.is_empty(), "{:?}", shown.warnings);
+}
+
+#[test]
 fn every_file_in_config_is_a_configuration() {
     let files: Vec<PathBuf> =
         fs::read_dir(root().join("config")).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();

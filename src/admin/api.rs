@@ -21,6 +21,7 @@ use super::events::{self, MOST_WATCHERS};
 use super::metrics::{self, Outside};
 use super::problem::{METHOD, NO_SUCH_PATH, NO_SUCH_SERVICE, NOT_READY, Problem, UNAVAILABLE};
 use super::ready::Readiness;
+use super::route;
 use super::wire::{Changed, Health, Promote, Service, Services, Split, SplitPatch, Store, Unseal};
 use crate::control::command::{Control, Done, Precondition};
 use crate::control::view::ServiceView;
@@ -61,6 +62,7 @@ impl Api {
             .route("/v1/config:reload", post(config::reload))
             .route("/v1/config:validate", post(config::validate))
             .route("/v1/events", get(events::watch))
+            .route("/v1/route", post(route::answer))
             .route("/metrics", get(metrics::scrape))
             .route("/health", get(health))
             .route("/ready", get(ready))
@@ -208,7 +210,7 @@ async fn ready(State(api): State<Api>) -> Result<Json<Health>, Problem> {
 }
 
 async fn no_such_path(uri: Uri) -> Problem {
-    let help = "the paths are /v1/services, /v1/services/{service}, /v1/services/{service}/split, /v1/events, /metrics, /health and /ready";
+    let help = "the paths are /v1/services, /v1/services/{service}, /v1/services/{service}/split, /v1/route, /v1/events, /metrics, /health and /ready";
     NO_SUCH_PATH.because(format!("there is nothing at `{}`", uri.path()), help)
 }
 

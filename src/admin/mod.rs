@@ -8,6 +8,7 @@
 //!     events /v1/events: the journal as it grows
 //!     metrics  /metrics: the view, drawn at scrape
 //!     ready  /health and /ready
+//!     route  /v1/route: what would become of a request
 //!   caller   who asks, why, and based on which revision
 //!   body     JSON in, with a pointer to whatever is wrong in it
 //!   problem  every error, RFC 9457
@@ -26,6 +27,7 @@ mod guard;
 mod metrics;
 mod problem;
 mod ready;
+mod route;
 mod server;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -35,4 +37,5 @@ pub mod wire;
 
 pub use metrics::Outside;
 pub use ready::Readiness;
+pub use route::explain;
 pub use server::{BindError, bind, serve};

@@ -12,6 +12,7 @@ use super::{Outside, bind, serve};
 use crate::control::command::{Command, Commands, Control, Done, Refused, admit};
 use crate::control::journal::{Actor, Entry, Journal};
 use crate::control::view::{EndpointView, ServiceView, VersionView, View};
+use crate::domain::error_pages::ErrorPages;
 use crate::domain::judge::{Conviction, Policy, Reading, Trigger};
 pub use crate::domain::judge::{Hold, Mode, Verdict};
 use crate::domain::names::{EndpointId, ServiceName, VersionName};
@@ -20,6 +21,7 @@ use crate::domain::pool::Endpoint;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::route::{HostPattern, Route};
 use crate::domain::service::{Definition, Timeouts, VersionDefinition};
+use crate::domain::snapshot::Snapshot;
 use crate::domain::split::{Role, Weight};
 use crate::domain::standing::{Change, Input};
 use crate::domain::state::{Event, ServiceState, State};
@@ -48,7 +50,8 @@ pub fn shop() -> Definition {
     };
     Definition {
         name: service("shop"),
-        routes: vec![Route { host: HostPattern::Any, path_prefix: "/".to_owned() }],
+        routes: vec![Route::below(HostPattern::Any, "/").into()],
+        error_pages: ErrorPages::default(),
         versions: vec![listed("v1", 9001), listed("v2", 9002), listed("v3", 9003)],
         stable: version("v1"),
         canary: Some(version("v2")),
@@ -99,12 +102,12 @@ impl Engine {
     pub fn new(definitions: impl IntoIterator<Item = Definition>) -> (Arc<Engine>, Control, Commands) {
         let (view, journal) = (Arc::<ArcSwap<View>>::default(), Arc::<Journal>::default());
         let (control, commands, _no_file) = Control::new(view.clone(), journal.clone());
-        let inside = Inside {
-            state: State::of(definitions),
-            tallies: BTreeMap::new(),
-            observed_share: None,
-            reading: Reading::default(),
-        };
+        let mut state = State::of(definitions);
+        let versions: Vec<_> = state.services().flat_map(|service| service.definition.versions.clone()).collect();
+        for authority in versions.iter().flat_map(|version| &version.endpoints) {
+            state.resolve(authority, vec![authority.parse().unwrap()]);
+        }
+        let inside = Inside { state, tallies: BTreeMap::new(), observed_share: None, reading: Reading::default() };
         let engine = Engine { inside: Mutex::new(inside), view, journal };
         engine.draw(&engine.inside());
         (Arc::new(engine), control, commands)
@@ -174,7 +177,9 @@ impl Engine {
     fn draw(&self, inside: &Inside) {
         let services = inside.state.services();
         let services = services.map(|s| (s.definition.name.clone(), Arc::new(inside.service(s)))).collect();
-        self.view.store(Arc::new(View { revision: inside.state.revision(), services, ..View::default() }));
+        let snapshot = Arc::new(Snapshot::of(&inside.state, &self.view.load().snapshot));
+        let revision = inside.state.revision();
+        self.view.store(Arc::new(View { revision, services, snapshot, ..View::default() }));
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {

@@ -134,6 +134,34 @@ async fn a_service_is_shown_as_it_stands() {
 }
 
 #[tokio::test]
+async fn a_question_about_a_request_is_answered_or_pointed_at() {
+    let world = world();
+    let answer = world.post("/v1/route", r#"{"method":"GET","url":"http://any/x"}"#).await;
+    let said: Value = answer.json();
+    assert_eq!((answer.status, &said["outcome"], &said["route"]["pattern"]), (200, &json!("forwarded"), &json!("*/")));
+    assert_eq!(said["candidates"][1]["endpoints"], json!(["127.0.0.1:9002"]));
+    for (body, pointer) in [
+        (r#"{"method":"G T","url":"/"}"#, "/method"),
+        (r#"{"method":"GET","url":"http://a b/"}"#, "/url"),
+        (r#"{"method":"GET","url":"shop/x"}"#, "/url"),
+        (
+            r#"{"method":"GET","url":"/","headers":[{"name":"a","value":"b"},{"name":"a b","value":"c"}]}"#,
+            "/headers/1/name",
+        ),
+        (r#"{"method":"GET","url":"/","headers":[{"name":"a","value":"\n"}]}"#, "/headers/0/value"),
+        (r#"{"method":"GET","url":"/","client_address":"localhost"}"#, "/client_address"),
+        (r#"{"method":"GET","url":"/","body":"x"}"#, "/body"),
+    ] {
+        let answer = world.post("/v1/route", body).await;
+        assert_eq!(
+            (answer.problem(), answer.pointers()),
+            (is(422, "invalid-field"), vec![pointer.to_owned()]),
+            "{body}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_wire_is_snake_case_and_says_null_for_unknown() {
     let shop: Value = world().get("/v1/services/shop").await.json();
     for key in ["share", "hold", "probe", "would_roll_back"] {

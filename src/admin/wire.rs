@@ -1,5 +1,7 @@
 //! The JSON of the API, both ways: written by the server, read by the command line. The names are a promise.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 pub use super::caller::{ACTOR, REASON};
@@ -10,6 +12,7 @@ use crate::control::view::{EndpointView, ServiceView, StoreView, VersionView};
 pub use crate::domain::judge::{Conviction, Hold, Mode, Reading};
 pub use crate::domain::names::{ServiceName, VersionName};
 pub use crate::domain::outcome::Classes;
+use crate::domain::route::PathPattern;
 pub use crate::domain::split::{Role, Weight};
 pub use crate::domain::standing::Change;
 use crate::domain::standing::Seal;
@@ -60,7 +63,13 @@ pub struct Service {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     pub host: String,
-    pub path_prefix: String,
+    /// Either this, or `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_prefix: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Host, path and conditions on one line.
+    pub pattern: String,
 }
 
 /// The canary is at half weight for a while, to have something to compare it with.
@@ -203,6 +212,95 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
+/// `POST /v1/route`: what would become of this request?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    pub method: String,
+    /// Or a path alone, with the host among the fields.
+    pub url: String,
+    #[serde(default)]
+    pub headers: Vec<Field>,
+    /// Without it, nobody is refused by address.
+    #[serde(default)]
+    pub client_address: Option<IpAddr>,
+}
+
+/// A header field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Field {
+    pub name: String,
+    pub value: String,
+}
+
+/// The answer to a [`Question`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteAnswer {
+    pub outcome: Outcome,
+    /// Null: no route takes it.
+    pub route: Option<MatchedRoute>,
+    /// Of the answer that Penstock makes itself: a redirect's, or a refusal's.
+    pub status: Option<u16>,
+    /// Where a redirect leads.
+    pub location: Option<String>,
+    /// What an endpoint is asked, by path and query.
+    pub sent_as: Option<String>,
+    /// The versions that it may go to.
+    pub candidates: Vec<Candidate>,
+    /// Why it is refused, or what the answer leaves out.
+    pub why: Option<String>,
+    /// Other routes for the same host and path, in the order in which they are asked.
+    pub passed_over: Vec<Passed>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    #[default]
+    NoRoute,
+    Forwarded,
+    Redirected,
+    Denied,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MatchedRoute {
+    pub service: ServiceName,
+    /// Among the service's routes, from 0.
+    pub index: usize,
+    /// Host, path and conditions on one line.
+    pub pattern: String,
+    pub priority: i32,
+    /// Where it was written: file and line, or a variable.
+    pub place: String,
+    /// How it was written there.
+    pub text: String,
+}
+
+/// A version that a request may go to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    pub version: VersionName,
+    pub role: Option<Role>,
+    /// How likely.
+    pub share: Weight,
+    /// `weight`: by the coin; `forced`: by a pin.
+    pub selected: String,
+    /// The pin, if one decides.
+    pub pin: Option<String>,
+    /// Addresses that may be asked.
+    pub endpoints: Vec<String>,
+}
+
+/// A route for the same host and path that did not get the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    #[serde(flatten)]
+    pub route: MatchedRoute,
+    pub why: String,
+}
+
 /// `GET /health`, `GET /ready`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -216,7 +314,7 @@ impl Service {
         Service {
             name: view.name.clone(),
             revision: view.revision,
-            routes: view.routes.iter().map(Route::of).collect(),
+            routes: view.routes.iter().map(|route| Route::of(route)).collect(),
             stable: view.stable.clone(),
             canary: view.canary.clone(),
             weight: view.weight,
@@ -241,7 +339,11 @@ impl Store {
 
 impl Route {
     fn of(route: &crate::domain::route::Route) -> Route {
-        Route { host: route.host.to_string(), path_prefix: route.path_prefix.clone() }
+        let (path_prefix, path) = match &route.path {
+            PathPattern::Prefix(prefix) => (Some(prefix.clone()), None),
+            PathPattern::Exact(path) => (None, Some(path.clone())),
+        };
+        Route { host: route.host.to_string(), path_prefix, path, pattern: route.to_string() }
     }
 }
 

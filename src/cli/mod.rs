@@ -14,6 +14,7 @@ mod health;
 mod promote;
 mod reload;
 mod render;
+mod route;
 mod sender;
 mod serve;
 mod status;
@@ -68,6 +69,7 @@ enum Verb {
     Events(events::Events),
     Health(health::Health),
     Reload(reload::Reload),
+    Route(route::Route),
 }
 
 /// Does what the arguments say. `terminal`: a person is looking, and the screen may be drawn over.
@@ -87,11 +89,12 @@ pub fn run(arguments: Arguments, to: &mut dyn Write, terminal: bool) -> Result<(
         Verb::Events(events) => remote(events.run(&client, output)),
         Verb::Health(health) => remote(health.run(&client, output)),
         Verb::Reload(reload) => remote(reload.run(&client, output)),
+        Verb::Route(route) => route.run(&client, output),
     }
 }
 
 /// One thread is plenty for talking to one proxy.
-fn remote(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn remote<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(verb)
 }
 

@@ -3,7 +3,10 @@
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::admin::wire::{Change, Changed, Entry, Hold, Mode, Role, Service, Services, Split, Store, Version};
+use crate::admin::wire::{
+    Change, Changed, Entry, Hold, MatchedRoute, Mode, Outcome, Question, Role, RouteAnswer, Service, Services, Split,
+    Store, Version, Weight,
+};
 
 const STRONG: Style = Style::new().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -34,7 +37,7 @@ fn trouble(store: &Store) -> Option<String> {
 }
 
 fn service(service: &Service) -> String {
-    let routes: Vec<_> = service.routes.iter().map(|route| format!("{}{}", route.host, route.path_prefix)).collect();
+    let routes: Vec<&str> = service.routes.iter().map(|route| route.pattern.as_str()).collect();
     let name = styled(STRONG, service.name.as_str());
     let mut lines = vec![format!("{name}  {}  revision {}", routes.join(" "), service.revision)];
     lines.extend(table(service).lines().map(|line| format!(" {}", line.trim_end())));
@@ -162,6 +165,52 @@ fn change(change: &Change) -> String {
         Change::HoldBegan { reason } => styled(CARE, &format!("holding: {}", hold(*reason))),
         Change::HoldEnded => "no longer holding".to_owned(),
     }
+}
+
+/// What would become of a request.
+pub fn route(question: &Question, answer: &RouteAnswer) -> String {
+    let mut lines = vec![styled(STRONG, &format!("{} {}", question.method, question.url))];
+    let mut line = |label: &str, text: &str| lines.push(format!("  {label:9} {text}").trim_end().to_owned());
+    if let Some(route) = &answer.route {
+        line("route", &matched(route));
+        if !route.place.is_empty() {
+            line("", &format!("{}  {}", route.place, route.text));
+        }
+    }
+    match answer.outcome {
+        Outcome::NoRoute => line("answer", &styled(BAD, "404: no route takes it")),
+        Outcome::Denied => line("answer", &styled(BAD, "403: denied")),
+        Outcome::Redirected => {
+            let (status, location) =
+                (answer.status.unwrap_or_default(), answer.location.as_deref().unwrap_or_default());
+            line("answer", &format!("{status}: {location}"));
+        }
+        Outcome::Forwarded => line("sent as", answer.sent_as.as_deref().unwrap_or_default()),
+    }
+    if let Some(why) = &answer.why {
+        line("", why);
+    }
+    for (at, candidate) in answer.candidates.iter().enumerate() {
+        let role = candidate.role.map(|role| format!(" ({})", role.as_str())).unwrap_or_default();
+        let how = match &candidate.pin {
+            Some(pin) => format!("pinned by {pin}"),
+            None if candidate.share == Weight::FULL => "every request".to_owned(),
+            None => format!("{} of requests, by the coin", candidate.share),
+        };
+        line(if at == 0 { "version" } else { "" }, &format!("{}{role}: {how}", candidate.version));
+        let endpoints =
+            if candidate.endpoints.is_empty() { "none known".to_owned() } else { candidate.endpoints.join(", ") };
+        line("", &format!("  endpoints: {endpoints}"));
+    }
+    for (at, passed) in answer.passed_over.iter().enumerate() {
+        line(if at == 0 { "not" } else { "" }, &format!("{}: {}", matched(&passed.route), passed.why));
+    }
+    lines.join("\n")
+}
+
+fn matched(route: &MatchedRoute) -> String {
+    let priority = if route.priority == 0 { String::new() } else { format!(" priority {}", route.priority) };
+    format!("{}, route {}: {}{priority}", route.service, route.index, route.pattern)
 }
 
 fn known<T>(value: Option<T>, words: impl FnOnce(T) -> String) -> String {

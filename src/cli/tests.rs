@@ -196,6 +196,124 @@ fn what_is_refused_has_no_effect_to_show() {
     assert_eq!(penstock(&format!("config show --no-environment {empty}")).unwrap_err().exit, Exit::Error);
 }
 
+/// Two services: routes with conditions, a redirect, and a list of addresses.
+const ROUTED: &str = r#"
+[[listeners]]
+address = "127.0.0.1:0"
+
+[services.shop]
+stable = "v1"
+canary = "v2"
+weight = "2.5%"
+pins = [{ cookie = "beta", value = "1", version = "canary" }]
+routes = [
+    { host = "shop.example.com" },
+    { host = "shop.example.com", path_prefix = "/cart", headers = [{ name = "x-beta", value = "1" }] },
+    { host = "old.example.com", redirect = { to = "https://shop.example.com{path}{query}" } },
+]
+versions.v1.endpoints = ["127.0.0.1:9001", "shop:80"]
+versions.v2.endpoints = ["127.0.0.1:9002"]
+
+[services.admin]
+stable = "v1"
+versions.v1.endpoints = ["127.0.0.1:9003"]
+[[services.admin.routes]]
+host = "shop.example.com"
+path_prefix = "/admin"
+strip_prefix = true
+allow = ["10.0.0.0/8"]
+"#;
+
+fn routed(line: &str) -> (Exit, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("penstock.toml");
+    std::fs::write(&file, ROUTED).unwrap();
+    let mut printed = Vec::new();
+    let exit = match run(arguments(&format!("{line} --config {}", file.display())).unwrap(), &mut printed, false) {
+        Ok(()) => Exit::Done,
+        Err(failure) => failure.exit,
+    };
+    let text = anstream::adapter::strip_str(std::str::from_utf8(&printed).unwrap()).to_string();
+    (exit, text.replace(&folder.path().display().to_string(), "FOLDER"))
+}
+
+#[test]
+fn what_would_become_of_a_request_is_said_with_the_reason() {
+    let (exit, text) = routed("route GET http://shop.example.com/cart?item=1");
+    assert_eq!(exit, Exit::Done);
+    insta::assert_snapshot!(text, @r#"
+    GET http://shop.example.com/cart?item=1
+      route     shop, route 0: shop.example.com/
+                FOLDER/penstock.toml:11  { host = "shop.example.com" }
+      sent as   /cart?item=1
+      version   v1 (stable): 97.5% of requests, by the coin
+                  endpoints: 127.0.0.1:9001
+                v2 (canary): 2.5% of requests, by the coin
+                  endpoints: 127.0.0.1:9002
+      not       shop, route 1: shop.example.com/cart header x-beta=1: it has no header `x-beta` of `1`
+    "#);
+    let (exit, text) = routed("route GET http://shop.example.com/cart -H X-Beta:_1 -H cookie:_a=b;_beta=1");
+    assert_eq!(exit, Exit::Done);
+    insta::assert_snapshot!(text, @r#"
+    GET http://shop.example.com/cart
+      route     shop, route 1: shop.example.com/cart header x-beta=1
+                FOLDER/penstock.toml:12  { host = "shop.example.com", path_prefix = "/cart", headers = [{ name = "x-beta"…
+      sent as   /cart
+      version   v2 (canary): pinned by cookie beta=1
+                  endpoints: 127.0.0.1:9002
+      not       shop, route 0: shop.example.com/: another one comes first
+    "#);
+    let (exit, text) = routed("route POST http://old.example.com/a?b");
+    assert_eq!(exit, Exit::Done);
+    insta::assert_snapshot!(text, @r#"
+    POST http://old.example.com/a?b
+      route     shop, route 2: old.example.com/
+                FOLDER/penstock.toml:13  { host = "old.example.com", redirect = { to = "https://shop.example.com{path}{qu…
+      answer    308: https://shop.example.com/a?b
+    "#);
+}
+
+#[test]
+fn a_denied_request_and_one_without_a_route_have_exit_codes() {
+    let (exit, text) = routed("route GET http://shop.example.com/x/../admin/y --client-address 192.0.2.7");
+    assert_eq!(exit, Exit::Refused);
+    insta::assert_snapshot!(text, @r#"
+    GET http://shop.example.com/x/../admin/y
+      route     shop, route 0: shop.example.com/
+                FOLDER/penstock.toml:11  { host = "shop.example.com" }
+      answer    403: denied
+                an endpoint may read the path in another way, and the route shop.example.com/admin of `admin` does not let 192.0.2.7 in
+    "#);
+    let (exit, text) = routed("route GET http://elsewhere/");
+    assert_eq!(exit, Exit::Error);
+    insta::assert_snapshot!(text, @r#"
+    GET http://elsewhere/
+      answer    404: no route takes it
+    "#);
+    let (exit, text) = routed("--json route GET /admin -H host:shop.example.com --client-address 10.0.0.1");
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((exit, &answer["outcome"], &answer["sent_as"]), (Exit::Done, &"forwarded".into(), &"/".into()));
+}
+
+#[test]
+fn a_running_proxy_is_asked_for_its_routes() {
+    let world = world();
+    insta::assert_snapshot!(world.penstock("route GET http://any/x").unwrap(), @r#"
+    GET http://any/x
+      route     shop, route 0: */
+      sent as   /x
+      version   v1 (stable): 90% of requests, by the coin
+                  endpoints: 127.0.0.1:9001
+                v2 (canary): 10% of requests, by the coin
+                  endpoints: 127.0.0.1:9002
+    "#);
+    world.penstock("abort shop").unwrap();
+    let text = world.penstock("route GET http://any/x").unwrap();
+    assert!(text.contains("v1 (stable): every request") && !text.contains("v2"), "{text}");
+    assert_eq!(world.refused("route GET http://").0, Exit::Error);
+    assert_eq!(arguments("route GET / -H nothing").unwrap_err().kind(), ErrorKind::ValueValidation);
+}
+
 #[test]
 fn nobody_there_is_its_own_exit_code() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

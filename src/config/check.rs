@@ -1,5 +1,6 @@
 //! The file as a whole: its general tables, and what must agree between places.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,10 +8,10 @@ use std::time::Duration;
 use super::file::{At, Field, Place, Table};
 use super::listener::{self, Listener};
 use super::problem::{Problems, clipped};
+use super::route::route_text;
 use super::service::{Draft, role};
-use super::value::{self, Bounds, Endpoint, first_twin};
+use super::value::{self, Bounds, Endpoint};
 use super::{AccessLog, LogFormat, LogLevel, LogSettings, Settings};
-use crate::domain::route::Route;
 use crate::domain::service::Definition;
 use crate::domain::split::Role;
 
@@ -258,21 +259,22 @@ fn check_loop(endpoint: &At<'_, Endpoint>, listeners: &[At<'_, Listener>], admin
 
 /// Two services cannot share a route, and a service does not need one twice.
 fn check_routes(services: &[Draft<'_>]) {
-    let mut seen: Vec<At<'_, Route>> = Vec::new();
+    let mut seen: BTreeMap<_, &At<'_, _>> = BTreeMap::new();
     for route in services.iter().flat_map(|service| &service.routes) {
-        match first_twin(&seen, &route.value) {
-            Some(first) => {
-                let message = format!("the route {} is taken already", route_text(&route.value));
-                let help = "remove one, or make its host or path prefix more specific: the most specific route wins";
-                route.place.error_beside(first, "taken here", message, help);
-            }
-            None => seen.push(route.clone()),
+        let Some(first) = seen.get(&route.value.matched()) else {
+            seen.insert(route.value.matched(), route);
+            continue;
+        };
+        if first.value.matches_like(&route.value) {
+            let message = format!("the route {} is taken already", route_text(&route.value));
+            let help = "remove one, or make its host or path prefix more specific: the most specific route wins";
+            route.place.error_beside(&first.place, "taken here", message, help);
+        } else {
+            let lower = if first.value.priority < route.value.priority { first } else { route };
+            let message = format!("no request reaches the route {}", route_text(&lower.value));
+            lower.place.warn(message, "another one takes the same requests at a higher priority: remove this one");
         }
     }
-}
-
-fn route_text(route: &Route) -> String {
-    format!("`{}` `{}`", clipped(&route.host.to_string()), clipped(&route.path_prefix))
 }
 
 fn check_service(service: &Draft<'_>) {

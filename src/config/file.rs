@@ -108,6 +108,14 @@ impl<'a> Place<'a> {
         Place { sink, path, key: String::new(), span: Some(span) }
     }
 
+    /// For explanations: where this was written, how, and how far down the file that is.
+    pub fn written(&self) -> (String, String, usize) {
+        let Some(span) = self.span else { return (String::new(), String::new(), 0) };
+        let sources = &self.sink.sources;
+        let text = sources.at(sources.within_its_line(span)).trim();
+        (sources.place(span), clipped(text).into_owned(), span.start)
+    }
+
     /// The variable or flag that was written; `None`: it is the file.
     pub fn variable(&self) -> Option<&'a str> {
         self.sink.sources.name(self.span?)
@@ -429,9 +437,12 @@ const HOMES: &[(&str, &str)] = &[
     ("access", "in `[log]`"),
     ("store", "at the top: `[store]`"),
     ("reload", "at the top: `[reload]`"),
-    ("path", "in `[store]`"),
+    ("path", "in `[store]`, or in a route: `routes = [{ path = \"/status\" }]`"),
     ("poll", "in `[reload]`"),
     ("routes", "in `[services.NAME]`"),
+    ("error_pages", "in `[services.NAME]`"),
+    ("host", "in a route: `routes = [{ host = \"*\" }]`"),
+    ("path_prefix", "in a route: `routes = [{ path_prefix = \"/\" }]`"),
     ("stable", "in `[services.NAME]`"),
     ("canary", "in `[services.NAME]`"),
     ("weight", "in `[services.NAME]`"),

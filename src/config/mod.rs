@@ -22,6 +22,7 @@ mod listener;
 mod overrides;
 mod problem;
 mod retries;
+mod route;
 mod service;
 mod show;
 mod source;

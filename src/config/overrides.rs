@@ -89,6 +89,7 @@ enum Kind {
 }
 
 const TEXT: Shape = Shape::One(Kind::Text);
+const TEXTS: Shape = Shape::One(Kind::Texts);
 const PART: Shape = Shape::One(Kind::Part);
 
 /// Every value there is; a test holds it against the tour.
@@ -122,7 +123,8 @@ const TLS: Shape = Shape::Table(&[
 ]);
 
 const SERVICE: Shape = Shape::Table(&[
-    ("routes", Shape::Items(&Shape::Table(&[("host", TEXT), ("path_prefix", TEXT)]))),
+    ("routes", Shape::Items(&ROUTE)),
+    ("error_pages", Shape::Named(&TEXT)),
     ("stable", TEXT),
     ("canary", TEXT),
     ("weight", TEXT),
@@ -149,6 +151,24 @@ const RETRIES: Shape = Shape::Table(&[
     ("buffer", TEXT),
 ]);
 
+const ROUTE: Shape = Shape::Table(&[
+    ("host", TEXT),
+    ("path", TEXT),
+    ("path_prefix", TEXT),
+    ("methods", TEXTS),
+    ("headers", Shape::Items(&CONDITION)),
+    ("query", Shape::Items(&CONDITION)),
+    ("priority", Shape::One(Kind::Integer)),
+    ("strip_prefix", Shape::One(Kind::Boolean)),
+    ("rewrite_prefix", TEXT),
+    ("redirect", Shape::Table(&[("to", TEXT), ("status", Shape::One(Kind::Integer))])),
+    ("request_headers", CHANGES),
+    ("response_headers", CHANGES),
+    ("allow", TEXTS),
+    ("deny", TEXTS),
+]);
+const CONDITION: Shape = Shape::Table(&[("name", TEXT), ("value", TEXT)]);
+const CHANGES: Shape = Shape::Table(&[("set", Shape::Named(&TEXT)), ("add", Shape::Named(&TEXT)), ("remove", TEXTS)]);
 const PIN: Shape =
     Shape::Table(&[("header", TEXT), ("cookie", TEXT), ("query", TEXT), ("value", TEXT), ("version", TEXT)]);
 const ERROR_RATE: Shape = Shape::OffOr(&[("above", PART), ("window", PART)]);

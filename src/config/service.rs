@@ -1,15 +1,18 @@
 //! `[services.NAME]`: from a table to a checked [`Definition`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{At, Field, Meaning, Place, Table, closest, listed};
 use super::problem::clipped;
 use super::retries;
+use super::route::{ROUTES, error_pages, routes};
 use super::value::{self, Bounds, Endpoint, Percentages};
+use crate::domain::error_pages::ErrorPages;
 use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::retry::RetryPolicy;
-use crate::domain::route::{HostPattern, Route};
+use crate::domain::route::Route;
 use crate::domain::service::{Definition, PinDefinition, Target, Timeouts, VersionDefinition};
 use crate::domain::split::{Matcher, Role, Weight};
 
@@ -18,7 +21,7 @@ use crate::domain::split::{Matcher, Role, Weight};
 pub(super) struct Draft<'a> {
     pub place: Place<'a>,
     pub name: Option<ServiceName>,
-    pub routes: Vec<At<'a, Route>>,
+    pub routes: Vec<At<'a, Arc<Route>>>,
     /// `None` when they could not be read at all.
     pub versions: Option<Vec<DraftVersion<'a>>>,
     pub stable: Option<At<'a, &'a str>>,
@@ -30,6 +33,7 @@ pub(super) struct Draft<'a> {
     policy: Policy,
     timeouts: Timeouts,
     retries: RetryPolicy,
+    error_pages: ErrorPages,
 }
 
 #[derive(Debug)]
@@ -66,6 +70,7 @@ impl<'a> Draft<'a> {
             policy: table.get("rollback").map(rollback).unwrap_or_default(),
             timeouts: table.get("timeouts").map(timeouts).unwrap_or_default(),
             retries: retries::read(&mut table),
+            error_pages: table.get("error_pages").and_then(error_pages).unwrap_or_default(),
         };
         table.finish();
         Some(draft)
@@ -112,6 +117,7 @@ impl<'a> Draft<'a> {
         Some(Definition {
             name: self.name?,
             routes: self.routes.into_iter().map(|route| route.value).collect(),
+            error_pages: self.error_pages,
             versions: versions?,
             stable: VersionName::new(self.stable?.value).ok()?,
             canary,
@@ -146,30 +152,6 @@ impl DraftPin<'_> {
 /// The role that a pin's `version` names, if it is not a version's own name.
 pub(super) fn role(text: &str) -> Option<Role> {
     [Role::Stable, Role::Canary].into_iter().find(|role| role.as_str() == text)
-}
-
-fn routes<'a>(field: &Field<'a>) -> Vec<At<'a, Route>> {
-    let Some(items) = field.items(ROUTES) else { return Vec::new() };
-    if items.is_empty() {
-        field.place.error("a service without routes gets no requests", format!("write `{ROUTES}`"));
-    }
-    items.into_iter().filter_map(route).collect()
-}
-
-fn route(field: Field<'_>) -> Option<At<'_, Route>> {
-    let place = field.place.clone();
-    let mut table = field.table(r#"{ host = "*", path_prefix = "/" }"#)?;
-    let host = table.get("host").map_or(Some(HostPattern::Any), |field| host(&field));
-    let path_prefix = table.get("path_prefix").map_or(Some("/".to_owned()), |field| value::path_prefix(&field));
-    table.finish();
-    Some(At { value: Route { host: host?, path_prefix: path_prefix? }, place })
-}
-
-fn host(field: &Field<'_>) -> Option<HostPattern> {
-    let At { value: text, place } = field.text(Meaning::Text("shop.example.com"))?;
-    let help = "write `*`, `shop.example.com` or `*.example.com`";
-    let message = |error| format!("`{}` is not a host: {error}", clipped(text));
-    HostPattern::parse(text).map_err(|error| place.error(message(error), help)).ok()
 }
 
 fn versions(field: Field<'_>) -> Option<Vec<DraftVersion<'_>>> {
@@ -266,7 +248,7 @@ fn token(field: &Field<'_>) -> Option<String> {
     None
 }
 
-fn query_name(field: &Field<'_>) -> Option<String> {
+pub(super) fn query_name(field: &Field<'_>) -> Option<String> {
     let At { value: text, place } = field.text(Meaning::Text("canary"))?;
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"&=#?".contains(&b)) {
         return Some(text.to_owned());
@@ -277,10 +259,10 @@ fn query_name(field: &Field<'_>) -> Option<String> {
 }
 
 /// What was reported already.
-struct Reported;
+pub(super) struct Reported;
 
-/// Refuses a value that no request can carry: the pin would silently never match.
-fn sendable(value: Option<At<'_, &str>>, fits: impl Fn(u8) -> bool) -> Result<Option<String>, Reported> {
+/// Refuses a value that no request can carry: the pin or route would silently never match.
+pub(super) fn sendable(value: Option<At<'_, &str>>, fits: impl Fn(u8) -> bool) -> Result<Option<String>, Reported> {
     let Some(At { value: text, place }) = value else { return Ok(None) };
     if text.trim() == text && text.bytes().all(fits) {
         return Ok(Some(text.to_owned()));
@@ -371,7 +353,6 @@ const LATENCY_WINDOW: Duration = Duration::from_secs(30);
 
 const VERSION: Meaning = Meaning::Text("v1");
 
-const ROUTES: &str = r#"routes = [{ host = "*", path_prefix = "/" }]"#;
 const ENDPOINTS: &str = r#"endpoints = ["127.0.0.1:9001"]"#;
 const PIN: &str = r#"{ header = "x-canary", value = "always", version = "canary" }"#;
 const PINS: &str = r#"pins = [{ header = "x-canary", value = "always", version = "canary" }]"#;

@@ -13,9 +13,10 @@ use super::problem::Span;
 use super::retries::size;
 use super::source::{Origin, Sources};
 use super::{AccessLog, LogFormat, Settings};
+use crate::domain::action::HeaderChanges;
 use crate::domain::judge::Mode;
 use crate::domain::retry::{Reasons, RetryPolicy};
-use crate::domain::route::Route;
+use crate::domain::route::{Condition, PathPattern, Route};
 use crate::domain::service::{Definition, PinDefinition, Target};
 use crate::domain::split::{Matcher, Weight};
 
@@ -173,7 +174,7 @@ impl Page<'_> {
     fn service(&mut self, service: &Definition) {
         let path = path_below("services", service.name.as_str());
         self.table(&path);
-        self.items("routes", service.routes.iter().map(route_text).collect());
+        self.items("routes", service.routes.iter().map(|route| route_text(route)).collect());
         self.text("stable", &service.stable);
         match &service.canary {
             Some(canary) => self.text("canary", canary),
@@ -183,6 +184,12 @@ impl Page<'_> {
         self.items("pins", service.pins.iter().map(pin_text).collect());
         if service.retries.shielding.is_none() {
             self.value("shielding", false);
+        }
+        let pages = service.error_pages.iter();
+        let pages: Vec<_> = pages.map(|(error, page)| format!("{} = {}", quoted(error), quoted(&page.file))).collect();
+        match pages[..] {
+            [] => self.absent("error_pages", "Penstock's own"),
+            _ => self.value("error_pages", table_text(&pages)),
         }
         for version in &service.versions {
             self.table(&path_below(&format!("{path}.versions"), version.name.as_str()));
@@ -349,8 +356,71 @@ fn reasons(reasons: Reasons) -> String {
     format!("[{}]", words.join(", "))
 }
 
+/// On one line, with what is not as usual.
 fn route_text(route: &Route) -> String {
-    format!("{{ host = {}, path_prefix = {} }}", quoted(&route.host), quoted(&route.path_prefix))
+    let mut parts = vec![format!("host = {}", quoted(&route.host))];
+    parts.push(match &route.path {
+        PathPattern::Exact(path) => format!("path = {}", quoted(path)),
+        PathPattern::Prefix(prefix) => format!("path_prefix = {}", quoted(prefix)),
+    });
+    let conditions = &route.conditions;
+    list_text(&mut parts, "methods", conditions.methods.iter().map(quoted));
+    list_text(&mut parts, "headers", conditions.headers.iter().map(condition_text));
+    list_text(&mut parts, "query", conditions.query.iter().map(condition_text));
+    if route.priority != 0 {
+        parts.push(format!("priority = {}", route.priority));
+    }
+    let Some(actions) = &route.actions else { return table_text(&parts) };
+    if let Some(rewrite) = &actions.rewrite {
+        let strip = || "strip_prefix = true".to_owned();
+        let to = || format!("rewrite_prefix = {}", quoted(rewrite.to()));
+        parts.push(if rewrite.strips() { strip() } else { to() });
+    }
+    if let Some(redirect) = &actions.redirect {
+        let status = redirect.status.as_u16();
+        parts.push(format!("redirect = {{ to = {}, status = {status} }}", quoted(redirect)));
+    }
+    for (key, changes) in
+        [("request_headers", &actions.request_headers), ("response_headers", &actions.response_headers)]
+    {
+        if !changes.is_empty() {
+            parts.push(format!("{key} = {}", changes_text(changes)));
+        }
+    }
+    if let Some(access) = &actions.access {
+        list_text(&mut parts, "allow", access.allow.iter().map(quoted));
+        list_text(&mut parts, "deny", access.deny.iter().map(quoted));
+    }
+    table_text(&parts)
+}
+
+fn table_text(parts: &[String]) -> String {
+    format!("{{ {} }}", parts.join(", "))
+}
+
+fn list_text(parts: &mut Vec<String>, key: &str, items: impl Iterator<Item = String>) {
+    let items: Vec<String> = items.collect();
+    if !items.is_empty() {
+        parts.push(format!("{key} = [{}]", items.join(", ")));
+    }
+}
+
+fn condition_text<N: Display>(condition: &Condition<N>) -> String {
+    let value = condition.value.as_ref().map_or_else(String::new, |value| format!(", value = {}", quoted(value)));
+    format!("{{ name = {}{value} }}", quoted(&condition.name))
+}
+
+fn changes_text(changes: &HeaderChanges) -> String {
+    let mut parts = Vec::new();
+    for (key, pairs) in [("set", &changes.set), ("add", &changes.add)] {
+        let text = |value: &http::HeaderValue| quoted(String::from_utf8_lossy(value.as_bytes()));
+        let pairs: Vec<_> = pairs.iter().map(|(name, value)| format!("{} = {}", quoted(name), text(value))).collect();
+        if !pairs.is_empty() {
+            parts.push(format!("{key} = {}", table_text(&pairs)));
+        }
+    }
+    list_text(&mut parts, "remove", changes.remove.iter().map(quoted));
+    table_text(&parts)
 }
 
 fn pin_text(pin: &PinDefinition) -> String {

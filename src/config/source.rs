@@ -25,6 +25,8 @@ pub(super) struct Sources {
     text: String,
     /// Where the file ends.
     end: usize,
+    /// Where its lines begin.
+    lines: Vec<usize>,
     given: Vec<Given>,
 }
 
@@ -59,7 +61,10 @@ impl std::fmt::Display for Origin {
 
 impl Sources {
     pub fn new<'o>(file: &str, text: &str, overrides: impl IntoIterator<Item = (By, &'o str, &'o str)>) -> Sources {
-        let mut sources = Sources { file: file.to_owned(), text: text.to_owned(), end: text.len(), given: Vec::new() };
+        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let lines = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
+        let (file, end) = (file.to_owned(), text.len());
+        let mut sources = Sources { file, text: text.to_owned(), end, lines, given: Vec::new() };
         for (by, name, value) in overrides {
             sources.text.push('\n');
             let name = sources.append(name);
@@ -130,6 +135,14 @@ impl Sources {
         let end = self.text[offset..last].find('\n').map_or(last, |newline| offset + newline);
         let line = &self.text[start..end];
         Span { start, end: start + line.strip_suffix('\r').unwrap_or(line).len() }
+    }
+
+    /// Where `span` was written, for people: `penstock.toml:31`, or a variable's name.
+    pub fn place(&self, span: Span) -> String {
+        match self.giver(span) {
+            Some(given) => self.at(given.name).to_owned(),
+            None => format!("{}:{}", self.file, self.lines.partition_point(|start| *start <= span.start)),
+        }
     }
 
     /// Where `span` begins in the file.

@@ -147,7 +147,7 @@ fn paths_and_polls_in_every_bad_form() {
 #[test]
 fn a_path_prefix_is_normalised() {
     let text = with("", "", "").replace("[{}]", r#"[{ path_prefix = "/api/" }]"#);
-    assert_eq!(parse("x", &text).unwrap().services[0].routes[0].path_prefix, "/api");
+    assert_eq!(parse("x", &text).unwrap().services[0].routes[0].path.as_str(), "/api");
 }
 
 #[test]
@@ -332,6 +332,100 @@ fn routes_are_taken_once() {
     assert_snapshot!(refused(&with("", "", below)));
 }
 
+/// What is said of each of these routes.
+fn refused_routes<const N: usize>(routes: [&str; N]) -> String {
+    routes.map(|route| refused(&with("", "", "").replace("[{}]", &format!("[{route}]")))).join("\n\n")
+}
+
+#[test]
+fn routes_and_their_conditions_in_every_bad_form() {
+    assert_snapshot!(refused_routes([
+        "{ path = \"/a\", path_prefix = \"/a\" }",
+        "{ path = \"a?b\", pathh = 1 }",
+        "{ methods = [\"get\", \"G T\", \"PURGE\", \"PURGE\", \"CONNECT\"] }",
+        "{ methods = [], headers = [{ nam = \"x\" }], query = [\"debug\"] }",
+        "{ headers = [{ name = \"x y\", value = \" a\" }, { name = \"x\", value = 1 }] }",
+        "{ query = [{ name = \"a&b\", value = \"c#d\" }, { value = \"1\" }] }",
+        "{ priority = \"high\" }",
+        "{ priority = 10000000000 }",
+    ]));
+}
+
+#[test]
+fn actions_of_routes_in_every_bad_form() {
+    assert_snapshot!(refused_routes([
+        "{ strip_prefix = true }",
+        "{ path_prefix = \"/a\", strip_prefix = true, rewrite_prefix = \"/b\" }",
+        "{ path_prefix = \"/a\", rewrite_prefix = \"b\", strip_prefix = \"yes\" }",
+        "{ path_prefix = \"/a\", rewrite_prefix = \"/a/\" }",
+        "{ redirect = \"https://a/\" }",
+        "{ redirect = { to = \"{path}\", status = 200 } }",
+        "{ redirect = { status = 301 } }",
+        "{ redirect = { to = \"https://a{path}\" }, request_headers = { remove = [\"x\"] } }",
+        "{ request_headers = { set = { host = \"a\", X-A = \"1\", x-a = \"2\" }, add = { x-b = \"é\" } } }",
+        "{ response_headers = { remove = [\"content-length\", \"connection\", \"penstock-x\", \"x x\"] } }",
+        "{ response_headers = { set = { x-a = \"1\" }, remove = [\"X-A\"] }, request_headers = {} }",
+        "{ allow = [\"10.0.0.1/8\", \"localhost\", \"::/129\"], deny = \"10.0.0.0/8\" }",
+        "{ allow = [], deny = [\"::1\", \"::1/128\"] }",
+    ]));
+}
+
+#[test]
+fn routes_that_only_conditions_tell_apart_are_two() {
+    let routes =
+        "[{}, { methods = [\"GET\"] }, { methods = [\"GET\"], headers = [{ name = \"x\" }] }, { path = \"/\" }]";
+    let settings = parse("x", &with("", "", "").replace("[{}]", routes)).unwrap();
+    assert_eq!((settings.services[0].routes.len(), settings.warnings.is_empty()), (4, true));
+    let twins = "[{ methods = [\"GET\", \"PUT\"] }, { methods = [\"PUT\", \"GET\"] }]";
+    assert!(refused(&with("", "", "").replace("[{}]", twins)).contains("taken already"));
+}
+
+#[test]
+fn a_route_that_another_hides_is_a_warning() {
+    let routes = "[{ priority = 1 }, { methods = [\"GET\"] }, {}]";
+    assert_snapshot!(parse("penstock.toml", &with("", "", "").replace("[{}]", routes)).unwrap().warnings);
+}
+
+#[test]
+fn a_route_knows_its_line_and_moving_it_changes_nothing() {
+    let text = with("", "", "");
+    let (before, after) = (parse("a.toml", &text).unwrap(), parse("b.toml", &format!("\n\n{text}")).unwrap());
+    let line = |settings: &Settings| settings.services[0].routes[0].line.clone();
+    assert_eq!((&*line(&before).place, &*line(&before).text), ("a.toml:6", "{}"));
+    assert_eq!(&*line(&after).place, "b.toml:8");
+    assert_eq!(before.services, after.services);
+}
+
+#[test]
+fn error_pages_are_read_with_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let sorry = page("sorry.html", b"<h1>sorry</h1>");
+    let text = with("", &format!("error_pages = {{ \"502\" = \"{sorry}\", \"4xx\" = \"{sorry}\" }}"), "");
+    let effective = parse_with("x", &text, &Overrides::none()).unwrap();
+    let pages = &effective.settings.services[0].error_pages;
+    assert_eq!(pages.of(http::StatusCode::NOT_FOUND).unwrap().html, "<h1>sorry</h1>");
+    assert_eq!(pages.of(http::StatusCode::GATEWAY_TIMEOUT), None);
+    round_trips(&effective);
+    let (large, odd) = (page("large", &vec![b' '; 300 << 10]), page("odd", b"\xff"));
+    let bad = format!(
+        "error_pages = {{ \"200\" = \"{sorry}\", \"5xx\" = \"{large}\", \"404\" = \"{odd}\", \"500\" = \"nowhere\" }}"
+    );
+    let said = refused(&with("", &bad, "")).replace(&folder.path().display().to_string(), "FOLDER");
+    for part in [
+        "`200` is not the status",
+        "FOLDER/large` is larger than",
+        "FOLDER/odd` is not UTF-8",
+        "`nowhere` cannot be read",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
 #[test]
 fn roles_and_pins_must_name_what_is_listed() {
     let service =
@@ -415,7 +509,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 /// Each with a value other than the default.
-const VARIABLES: [(&str, &str); 45] = [
+const VARIABLES: [(&str, &str); 65] = [
     ("PENSTOCK_WORKERS", "7"),
     ("PENSTOCK_LISTENERS_0_ADDRESS", "127.0.0.1:7001"),
     ("PENSTOCK_LISTENERS_1_ADDRESS", "127.0.0.1:7002"),
@@ -435,6 +529,26 @@ const VARIABLES: [(&str, &str); 45] = [
     ("PENSTOCK_RELOAD_POLL", "1500ms"),
     ("PENSTOCK_SERVICES_SHOP_ROUTES_1_HOST", "www.example.com"),
     ("PENSTOCK_SERVICES_SHOP_ROUTES_1_PATH_PREFIX", "/w"),
+    ("PENSTOCK_SERVICES_API_ROUTES_0_PATH", "/v1/health"),
+    ("PENSTOCK_SERVICES_API_ROUTES_0_METHODS", "POST, PURGE"),
+    ("PENSTOCK_SERVICES_API_ROUTES_0_HEADERS_0_NAME", "x-other"),
+    ("PENSTOCK_SERVICES_API_ROUTES_0_HEADERS_0_VALUE", "2"),
+    ("PENSTOCK_SERVICES_API_ROUTES_0_QUERY_0_NAME", "loud"),
+    ("PENSTOCK_SERVICES_API_ROUTES_0_QUERY_0_VALUE", "3"),
+    ("PENSTOCK_SERVICES_API_ROUTES_0_PRIORITY", "-7"),
+    ("PENSTOCK_SERVICES_API_ROUTES_0_REWRITE_PREFIX", "/elsewhere"),
+    ("PENSTOCK_SERVICES_API_ROUTES_1_STRIP_PREFIX", "false"),
+    ("PENSTOCK_SERVICES_API_ROUTES_1_ALLOW", "10.1.0.0/16,::1"),
+    ("PENSTOCK_SERVICES_API_ROUTES_1_DENY", "10.1.2.3"),
+    ("PENSTOCK_SERVICES_API_ROUTES_1_REQUEST_HEADERS_SET_X_FORWARDED_PROTO", "http"),
+    ("PENSTOCK_SERVICES_API_ROUTES_1_REQUEST_HEADERS_ADD_X_TAG", "other"),
+    ("PENSTOCK_SERVICES_API_ROUTES_1_REQUEST_HEADERS_REMOVE", "referer"),
+    ("PENSTOCK_SERVICES_API_ROUTES_1_RESPONSE_HEADERS_SET_STRICT_TRANSPORT_SECURITY", "max-age=0"),
+    ("PENSTOCK_SERVICES_API_ROUTES_1_RESPONSE_HEADERS_ADD_VARY", "cookie"),
+    ("PENSTOCK_SERVICES_API_ROUTES_1_RESPONSE_HEADERS_REMOVE", "x-powered-by"),
+    ("PENSTOCK_SERVICES_API_ROUTES_2_HOST", "older.example.com"),
+    ("PENSTOCK_SERVICES_API_ROUTES_2_REDIRECT_TO", "/new{path}"),
+    ("PENSTOCK_SERVICES_API_ROUTES_2_REDIRECT_STATUS", "307"),
     ("PENSTOCK_SERVICES_SHOP_STABLE", "v2"),
     ("PENSTOCK_SERVICES_SHOP_CANARY", "v1"),
     ("PENSTOCK_SERVICES_SHOP_WEIGHT", "2.25%"),

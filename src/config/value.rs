@@ -293,6 +293,18 @@ fn read_path_prefix(text: &str) -> Result<String, Refusal> {
     Ok(if short.is_empty() { "/".to_owned() } else { short.to_owned() })
 }
 
+/// A whole path, as clients send it.
+pub(super) fn exact_path(field: &Field<'_>) -> Option<String> {
+    let At { value: text, place } = field.text(Meaning::Text("/status"))?;
+    match read_path_prefix(text) {
+        Ok(_) => Some(text.to_owned()),
+        Err((what, help)) => {
+            place.error(format!("`{}` {what}", clipped(text)), help);
+            None
+        }
+    }
+}
+
 /// Reports at most one of a list's duplicates each, beside the first.
 pub(super) fn first_twin<'i, 'a, T: PartialEq>(earlier: &'i [At<'a, T>], value: &T) -> Option<&'i Place<'a>> {
     earlier.iter().find(|one| one.value == *value).map(|one| &one.place)

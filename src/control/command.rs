@@ -206,6 +206,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::error_pages::ErrorPages;
     use crate::domain::judge::{Policy, Verdict};
     use crate::domain::retry::RetryPolicy;
     use crate::domain::service::{Definition, Timeouts, VersionDefinition};
@@ -219,6 +220,7 @@ mod tests {
         State::of([Definition {
             name: ServiceName::new("shop").unwrap(),
             routes: vec![],
+            error_pages: ErrorPages::default(),
             versions: vec![version("v1"), version("v2")],
             stable: VersionName::new("v1").unwrap(),
             canary: Some(VersionName::new("v2").unwrap()),

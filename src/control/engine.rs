@@ -315,7 +315,8 @@ impl Engine {
         };
         if result.is_ok() {
             for entry in entries {
-                self.announce(Entry { durable, ..entry });
+                let entry = Entry { durable, ..entry };
+                if service.is_some() { self.announce(entry) } else { self.note(entry) }
             }
             if service.is_none() {
                 self.draw_all();
@@ -364,12 +365,11 @@ impl Engine {
             self.judge(name, tick, now, &rows);
         }
         self.publish(); // generations that opened or closed
-        for name in names {
-            if self.drawn.get(&name).is_none_or(|drawn| tick.since(*drawn) >= self.view_ticks(&name)) {
-                self.drawn.insert(name.clone(), tick);
-                self.draw(&name);
-            }
-        }
+        let due =
+            |name: &ServiceName| self.drawn.get(name).is_none_or(|drawn| tick.since(*drawn) >= self.view_ticks(name));
+        let due: Vec<ServiceName> = names.into_iter().filter(due).collect();
+        self.draw(&due);
+        self.drawn.extend(due.into_iter().map(|name| (name, tick)));
     }
 
     fn view_ticks(&self, name: &ServiceName) -> u64 {
@@ -430,11 +430,15 @@ impl Engine {
         }
     }
 
-    fn announce(&mut self, entry: Entry) {
-        let service = entry.event.service.clone();
+    fn note(&mut self, entry: Entry) {
         self.announced = self.announced.max(entry.revision);
         self.tools.journal.append(entry);
-        self.draw(&service); // whoever looks after the announcement sees it
+    }
+
+    fn announce(&mut self, entry: Entry) {
+        let service = entry.event.service.clone();
+        self.note(entry);
+        self.draw(&[service]); // whoever looks after the announcement sees it
     }
 
     /// Publishes a snapshot if the newest one no longer shows the state.
@@ -448,24 +452,26 @@ impl Engine {
 
     fn draw_all(&mut self) {
         let names: Vec<ServiceName> = self.state.services().map(|service| service.definition.name.clone()).collect();
-        for name in names {
-            self.draw(&name);
-        }
+        self.draw(&names);
     }
 
-    /// Draws a service's picture anew, and shows it. What has taken effect and is not announced yet is not shown
-    /// either: who has seen a rollback may rely on it.
-    fn draw(&mut self, name: &ServiceName) {
-        let unannounced = |waiting: &Waiting| matches!(waiting.then, Then::Announce) && waiting.service() == Some(name);
-        if self.waiting.iter().any(unannounced) {
+    /// Draws services' pictures anew, and shows them at once: each showing costs as much as there are services. What
+    /// has taken effect and is not announced yet is not shown either: who has seen a rollback may rely on it.
+    fn draw(&mut self, names: &[ServiceName]) {
+        if names.is_empty() {
             return;
         }
-        let Some(service) = self.state.service(name) else { return };
-        let snapshot = self.tools.publisher.current();
-        let reading = self.trials.get(name).map(|trial| trial.judge.reading()).unwrap_or_default();
-        let drawn = ServiceView::draw(service, &snapshot, reading, &mut self.collector, self.closing);
         let mut view = View::clone(&self.tools.view.load());
-        view.services.insert(name.clone(), Arc::new(drawn));
+        let snapshot = self.tools.publisher.current();
+        for name in names {
+            let unannounced =
+                |waiting: &Waiting| matches!(waiting.then, Then::Announce) && waiting.service() == Some(name);
+            let announced = !self.waiting.iter().any(unannounced);
+            let Some(service) = self.state.service(name).filter(|_| announced) else { continue };
+            let reading = self.trials.get(name).map(|trial| trial.judge.reading()).unwrap_or_default();
+            let drawn = ServiceView::draw(service, &snapshot, reading, &mut self.collector, self.closing);
+            view.services.insert(name.clone(), Arc::new(drawn));
+        }
         self.store_view(view);
     }
 
@@ -479,7 +485,8 @@ impl Engine {
         view.lost_outcomes = self.collector.lost;
         view.left_out = self.collector.left_out;
         view.applied = self.collector.applied();
-        view.published = self.tools.publisher.current().revision;
+        view.snapshot = self.tools.publisher.current();
+        view.published = view.snapshot.revision;
         view.store.clone_from(&self.store);
         self.tools.view.store(Arc::new(view));
     }

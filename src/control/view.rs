@@ -10,7 +10,7 @@ use crate::domain::judge::{Hold, Mode, Reading};
 use crate::domain::names::{Exposure, ServiceName, VersionId, VersionName};
 use crate::domain::pool::Endpoint;
 use crate::domain::route::Route;
-use crate::domain::snapshot::Snapshot;
+use crate::domain::snapshot::{Service, Snapshot};
 use crate::domain::split::{Role, Weight};
 use crate::domain::standing::{Probe, Seal};
 use crate::domain::state::ServiceState;
@@ -31,6 +31,8 @@ pub struct View {
     pub applied: u64,
     /// The snapshot published last.
     pub published: u64,
+    /// That snapshot: what the workers route by, or will within a request.
+    pub snapshot: Arc<Snapshot>,
     /// `None`: no store is declared, and what is decided lasts as long as the process.
     pub store: Option<StoreView>,
 }
@@ -51,7 +53,7 @@ pub struct ServiceView {
     pub name: ServiceName,
     /// The revision of the last change; the strong `ETag`.
     pub revision: u64,
-    pub routes: Vec<Route>,
+    pub routes: Vec<Arc<Route>>,
     pub stable: VersionName,
     pub canary: Option<VersionName>,
     /// Intent: the canary's.
@@ -142,6 +144,7 @@ impl ServiceView {
         now: Tick,
     ) -> ServiceView {
         let (definition, standing) = (&service.definition, &service.standing);
+        let drawn = snapshot.service(&definition.name);
         let versions = definition.versions.iter().filter_map(|version| {
             let id = service.id(&version.name)?;
             Some(VersionView {
@@ -149,7 +152,7 @@ impl ServiceView {
                 name: version.name.clone(),
                 role: standing.role(&version.name),
                 seal: standing.seal(&version.name).cloned(),
-                endpoints: endpoints(&version.endpoints, snapshot, id),
+                endpoints: endpoints(&version.endpoints, drawn, id),
                 recent: Arc::new(collector.figures(id).window.recent(now)),
                 all: Arc::new(collector.figures(id).window.all().clone()),
                 forced: collector.figures(id).forced,
@@ -186,9 +189,8 @@ fn share(stable: Option<u64>, canary: Option<u64>) -> Option<f64> {
     (stable + canary > 0).then(|| canary as f64 / (stable + canary) as f64)
 }
 
-fn endpoints(declared: &[Arc<str>], snapshot: &Snapshot, version: VersionId) -> Vec<EndpointView> {
-    let pool =
-        snapshot.services.iter().flat_map(|service| &service.versions).find(|v| v.id == version).map(|v| &v.pool);
+fn endpoints(declared: &[Arc<str>], drawn: Option<&Service>, version: VersionId) -> Vec<EndpointView> {
+    let pool = drawn.iter().flat_map(|service| &service.versions).find(|v| v.id == version).map(|v| &v.pool);
     let resolved = |authority: &Arc<str>| {
         let all = pool.iter().flat_map(|pool| pool.endpoints.iter());
         all.filter(|endpoint| endpoint.authority == *authority).cloned().collect()

@@ -3,12 +3,17 @@
 //! Nothing here owns a clock, a socket, a task or a source of luck: time and draws are arguments, so that
 //! every decision can be replayed. This layer imports nothing else of ours (`tests/tidy.rs` holds it to that).
 
+pub mod action;
+pub mod cidr;
+pub mod error_pages;
 pub mod judge;
 pub mod names;
 pub mod outcome;
 pub mod pool;
+pub mod reading;
 pub mod retry;
 pub mod route;
+pub mod router;
 pub mod service;
 pub mod snapshot;
 pub mod split;

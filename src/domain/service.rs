@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::error_pages::ErrorPages;
 use super::judge::Policy;
 use super::names::{ServiceName, VersionName};
 use super::retry::RetryPolicy;
@@ -13,7 +14,8 @@ use super::split::{Matcher, Weight};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Definition {
     pub name: ServiceName,
-    pub routes: Vec<Route>,
+    pub routes: Vec<Arc<Route>>,
+    pub error_pages: ErrorPages,
     /// In the order of the file.
     pub versions: Vec<VersionDefinition>,
     pub stable: VersionName,

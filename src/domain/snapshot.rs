@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::error_pages::ErrorPages;
 use super::names::{EndpointId, Exposure, ServiceName, VersionId, VersionName};
 use super::pool::{Endpoint, Pool};
 use super::retry::{Allowance, RetryPolicy};
-use super::route::Router;
+use super::router::Router;
 use super::service::{Target, Timeouts, VersionDefinition};
 use super::split::{Pin, Split};
 use super::state::{ServiceState, State};
@@ -19,7 +20,7 @@ pub struct Snapshot {
     /// Grows with every snapshot; workers report which one they route by.
     pub revision: u64,
     pub router: Arc<Router>,
-    /// In the order of the router's indexes.
+    /// In the order of the router's indexes, which is that of their names.
     pub services: Box<[Arc<Service>]>,
     endpoints: u32,
     /// The state's routes that the router was made of.
@@ -34,6 +35,7 @@ pub struct Service {
     pub versions: Box<[Version]>,
     pub timeouts: Timeouts,
     pub retries: RetryPolicy,
+    pub error_pages: ErrorPages,
     /// `None` while no coin is tossed.
     pub exposure: Option<Exposure>,
     pub generation: Generation,
@@ -69,16 +71,16 @@ impl Snapshot {
         let router = if same { previous.router.clone() } else { Arc::new(router(state)) };
         Snapshot { revision: previous.revision + 1, router, services, endpoints, routes }
     }
+
+    #[must_use]
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        let at = self.services.binary_search_by(|service| service.name.cmp(name)).ok()?;
+        Some(&self.services[at])
+    }
 }
 
 fn router(state: &State) -> Router {
-    let mut router = Router::default();
-    for (index, service) in state.services().enumerate() {
-        for route in &service.definition.routes {
-            router.add(route, index);
-        }
-    }
-    router
+    Router::of(state.services().enumerate().map(|(index, service)| (index, &service.definition.routes[..])))
 }
 
 impl Service {
@@ -97,6 +99,7 @@ impl Service {
             versions: versions.collect(),
             timeouts: definition.timeouts,
             retries: definition.retries.clone(),
+            error_pages: definition.error_pages.clone(),
             exposure: service.standing.exposure,
             generation: service.generation,
             over_micros: definition.policy.latency.map(|limit| micros(limit.above)),
@@ -159,7 +162,8 @@ mod tests {
         let matcher = Matcher::Query { name: "canary".into(), value: None };
         Definition {
             name: ServiceName::new("shop").unwrap(),
-            routes: vec![Route { host: HostPattern::Any, path_prefix: "/".into() }],
+            routes: vec![Route::below(HostPattern::Any, "/").into()],
+            error_pages: ErrorPages::default(),
             versions: vec![version("v1"), version("v2")],
             stable: name("v1"),
             canary: Some(name("v2")),

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -56,6 +57,23 @@ impl Outgoing {
     #[must_use]
     pub fn relayed(body: Observed) -> Outgoing {
         Outgoing { source: Source::Relayed(body), access: None, _busy: None, stall: None }
+    }
+
+    /// An endpoint's answer as `relayed` makes it, our own one as `own` does.
+    #[must_use]
+    pub fn finished(
+        response: Response<Outgoing>,
+        relayed: impl FnOnce(&mut HeaderMap),
+        own: impl FnOnce(Response<Full<Bytes>>) -> Response<Full<Bytes>>,
+    ) -> Response<Outgoing> {
+        let (mut parts, body) = response.into_parts();
+        match body.source {
+            Source::Relayed(_) => {
+                relayed(&mut parts.headers);
+                Response::from_parts(parts, body)
+            }
+            Source::Own(own_body) => own(Response::from_parts(parts, own_body)).map(Outgoing::own),
+        }
     }
 
     /// Has a log line written about it.

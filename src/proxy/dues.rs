@@ -283,6 +283,7 @@ mod tests {
         let name = |text: &str| VersionName::new(text).unwrap();
         let version = |text: &str| VersionDefinition { name: name(text), endpoints: vec![text.into()] };
         let definition = Definition {
+            error_pages: crate::domain::error_pages::ErrorPages::default(),
             name: ServiceName::new("shop").unwrap(),
             routes: vec![],
             versions: vec![version("v1"), version("v2")],

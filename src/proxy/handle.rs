@@ -4,10 +4,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::HeaderValue;
+use http::header::{HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
-use http::{Request, Response, Uri};
+use http::{Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -19,6 +19,8 @@ use super::headers::{self, Client, Unfit};
 use super::reply::{self, Fault, Form};
 use super::upstream::Upload;
 use super::worker::Worker;
+use crate::domain::action::Actions;
+use crate::domain::error_pages::ErrorPages;
 use crate::domain::route::Facts;
 use crate::domain::snapshot::Service;
 use crate::domain::split::Choice;
@@ -29,28 +31,22 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     let (parts, body) = request.into_parts();
     let access = Access::begin(worker, client, &parts, arrived, &request_id);
     let form = Form::of(&parts.headers);
-    if let Some(port) = client.redirect_to() {
-        let response = to_https(port, &parts, form, &request_id).map(Outgoing::own);
-        if let Some(access) = &access {
-            access.answered(response.status(), response.body().is_end_stream());
-        }
-        return response.map(|body| body.logged(access));
-    }
     let response = match route(worker, client, &request_id, parts, access.as_deref()) {
-        Ok((parts, service, choice)) => {
+        Ok(Routed { parts, service, choice, actions }) => {
             let upload = Upload::new(body, &worker.deadlines);
             if let Some(access) = &access {
                 access.uploads(upload.progress());
             }
-            let access = access.clone();
+            let (access, pages) = (access.clone(), service.error_pages.clone());
             let call = Call { worker: worker.clone(), service, choice, arrived, request_id, form, access };
-            forward(call, Request::from_parts(parts, upload)).await
+            let response = forward(call, Request::from_parts(parts, upload)).await;
+            finished(response, form, &pages, actions.as_deref())
         }
-        Err(fault) => {
-            if let Some(access) = &access {
+        Err(unrouted) => {
+            if let (Some(access), Unrouted::Fault(fault, _)) = (&access, &unrouted) {
                 access.failed(fault.error());
             }
-            reply::fault(fault, form, &request_id).map(Outgoing::own)
+            unrouted.answer(form, &request_id).map(Outgoing::own)
         }
     };
     if let Some(access) = &access {
@@ -59,18 +55,45 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     response.map(|body| body.logged(access))
 }
 
+/// A request that is fit for an endpoint.
+struct Routed {
+    parts: Parts,
+    service: Arc<Service>,
+    choice: Choice,
+    actions: Option<Arc<Actions>>,
+}
+
+/// Why no endpoint is asked.
+enum Unrouted {
+    /// With the service's pages, once there is a service.
+    Fault(Fault, ErrorPages),
+    Redirect(StatusCode, HeaderValue),
+}
+
+impl From<Fault> for Unrouted {
+    fn from(fault: Fault) -> Unrouted {
+        Unrouted::Fault(fault, ErrorPages::default())
+    }
+}
+
+impl Unrouted {
+    fn answer(self, form: Form, request_id: &HeaderValue) -> Response<Full<Bytes>> {
+        match self {
+            Unrouted::Fault(fault, pages) => reply::with_page(reply::fault(fault, form, request_id), form, &pages),
+            Unrouted::Redirect(status, location) => reply::redirect(status, location, request_id),
+        }
+    }
+}
+
 /// The same place, over TLS.
-fn to_https(port: u16, parts: &Parts, form: Form, request_id: &HeaderValue) -> Response<Full<Bytes>> {
-    let place = headers::check(parts).map(|authority| {
-        let host = authority.as_ref().map(Authority::host)?;
-        let port = if port == 443 { String::new() } else { format!(":{port}") };
-        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        Some(format!("https://{host}{port}{}", if path.starts_with('/') { path } else { "/" }))
-    });
-    match place {
-        Ok(Some(place)) => reply::redirect(&place, request_id),
-        Ok(None) => reply::fault(Fault::Unfit(Unfit::Host), form, request_id),
-        Err(unfit) => reply::fault(Fault::Unfit(unfit), form, request_id),
+fn to_https(port: u16, parts: &Parts, authority: Option<&Authority>) -> Unrouted {
+    let Some(host) = authority.map(Authority::host) else { return Fault::Unfit(Unfit::Host).into() };
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let place = format!("https://{host}{port}{}", if path.starts_with('/') { path } else { "/" });
+    match HeaderValue::try_from(place) {
+        Ok(place) => Unrouted::Redirect(StatusCode::PERMANENT_REDIRECT, place),
+        Err(_) => Fault::Unfit(Unfit::Host).into(),
     }
 }
 
@@ -81,14 +104,17 @@ fn route(
     request_id: &HeaderValue,
     mut parts: Parts,
     access: Option<&Access>,
-) -> Result<(Parts, Arc<Service>, Choice), Fault> {
+) -> Result<Routed, Unrouted> {
     let authority = headers::check(&parts).map_err(Fault::Unfit)?;
+    if let Some(port) = client.redirect_to() {
+        return Err(to_https(port, &parts, authority.as_ref()));
+    }
     if let Some(authority) = &authority
         && client.is_misdirected(authority.host())
     {
-        return Err(Fault::Misdirected);
+        return Err(Fault::Misdirected.into());
     }
-    let (service, choice) = choose(worker, &parts, authority.as_ref()).ok_or(Fault::NoRoute)?;
+    let (service, choice, actions) = choose(worker, client, &parts, authority.as_ref())?;
     if let Some(access) = access {
         access.chosen(authority.as_ref(), &service, choice);
     }
@@ -96,12 +122,18 @@ fn route(
     parts.uri = origin_form(parts.uri);
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
-    Ok((parts, service, choice))
+    if let Some(actions) = &actions {
+        act(actions, &mut parts).map_err(|fault| Unrouted::Fault(fault, service.error_pages.clone()))?;
+    }
+    Ok(Routed { parts, service, choice, actions })
 }
 
+type Chosen = (Arc<Service>, Choice, Option<Arc<Actions>>);
+
 /// Everything that is decided from one snapshot, without waiting in between.
-fn choose(worker: &Worker, parts: &Parts, authority: Option<&Authority>) -> Option<(Arc<Service>, Choice)> {
+fn choose(worker: &Worker, client: &Client, parts: &Parts, authority: Option<&Authority>) -> Result<Chosen, Unrouted> {
     let facts = Facts {
+        method: &parts.method,
         host: authority.map_or("", Authority::host),
         path: match parts.uri.path() {
             "*" | "" => "/", // `OPTIONS *` is for the host as a whole
@@ -111,9 +143,46 @@ fn choose(worker: &Worker, parts: &Parts, authority: Option<&Authority>) -> Opti
         headers: &parts.headers,
     };
     worker.with_snapshot(|snapshot| {
-        let service = &snapshot.services[snapshot.router.route(&facts)?];
-        Some((Arc::clone(service), service.split.choose(&facts, worker.draw())))
+        let rule = snapshot.router.route(&facts).ok_or(Fault::NoRoute)?;
+        let service = &snapshot.services[rule.service];
+        if snapshot.router.refusal(rule, &facts, client.ip()).is_some() {
+            return Err(Unrouted::Fault(Fault::Denied, service.error_pages.clone()));
+        }
+        if let Some(elsewhere) = rule.actions.as_deref().and_then(|actions| actions.elsewhere(&facts)) {
+            let location = HeaderValue::try_from(elsewhere.location).map_err(|_| Fault::LongTarget)?;
+            return Err(Unrouted::Redirect(elsewhere.status, location));
+        }
+        Ok((Arc::clone(service), service.split.choose(&facts, worker.draw()), rule.actions.clone()))
     })
+}
+
+/// What the route changes about a request that is otherwise ready for an endpoint.
+fn act(actions: &Actions, parts: &mut Parts) -> Result<(), Fault> {
+    if let Some(rewrite) = actions.rewrite.as_ref().filter(|_| parts.uri.path() != "*") {
+        let mut target = rewrite.apply(parts.uri.path());
+        if let Some(query) = parts.uri.query() {
+            target.push('?');
+            target.push_str(query);
+        }
+        parts.uri = Uri::from(PathAndQuery::try_from(target).map_err(|_| Fault::LongTarget)?);
+    }
+    actions.request_headers.apply(&mut parts.headers);
+    Ok(())
+}
+
+/// The answer as the route and the service want it.
+fn finished(
+    response: Response<Outgoing>,
+    form: Form,
+    pages: &ErrorPages,
+    actions: Option<&Actions>,
+) -> Response<Outgoing> {
+    let relayed = |headers: &mut HeaderMap| {
+        if let Some(actions) = actions {
+            actions.response_headers.apply(headers);
+        }
+    };
+    Outgoing::finished(response, relayed, |own| reply::with_page(own, form, pages))
 }
 
 /// RFC 9112 §3.2.1: an origin server is asked by path and query alone.

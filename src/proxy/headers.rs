@@ -63,6 +63,7 @@ pub enum Unfit {
 /// What a request's forwarding fields are made of; made once per client connection.
 #[derive(Debug, Clone)]
 pub struct Client {
+    ip: IpAddr,
     address: HeaderValue,
     port: HeaderValue,
     peer_port: u16,
@@ -90,6 +91,12 @@ impl Proof {
 }
 
 impl Client {
+    /// An IPv4 address as such, also when it came over an IPv6 socket.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
     /// The client's IP address.
     #[must_use]
     pub fn address(&self) -> &HeaderValue {
@@ -107,6 +114,7 @@ impl Client {
         let ip: IpAddr = peer.ip().to_canonical();
         let text = |text: String| HeaderValue::try_from(text).expect("addresses and numbers are visible ASCII");
         Client {
+            ip,
             address: text(ip.to_string()),
             port: text(local.port().to_string()),
             peer_port: peer.port(),

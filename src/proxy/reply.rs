@@ -9,6 +9,7 @@ use http_body_util::Full;
 use serde::Serialize;
 
 use super::headers::{Unfit, X_REQUEST_ID};
+use crate::domain::error_pages::ErrorPages;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -16,6 +17,10 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     NoRoute,
+    /// The route's lists of addresses say so.
+    Denied,
+    /// The path became too long when the route rewrote it.
+    LongTarget,
     NoEndpoint,
     ConnectionRefused,
     ConnectionTimeout,
@@ -35,6 +40,8 @@ impl Fault {
     pub fn status(self) -> StatusCode {
         match self {
             Fault::NoRoute => StatusCode::NOT_FOUND,
+            Fault::Denied => StatusCode::FORBIDDEN,
+            Fault::LongTarget => StatusCode::URI_TOO_LONG,
             Fault::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Fault::ConnectionRefused | Fault::ConnectionTerminated | Fault::MalformedResponse => {
                 StatusCode::BAD_GATEWAY
@@ -53,6 +60,7 @@ impl Fault {
     pub fn error(self) -> &'static str {
         match self {
             Fault::NoRoute => "destination_not_found",
+            Fault::Denied => "http_request_denied",
             Fault::NoEndpoint => "destination_unavailable",
             Fault::ConnectionRefused => "connection_refused",
             Fault::ConnectionTimeout => "connection_timeout",
@@ -60,7 +68,9 @@ impl Fault {
             Fault::MalformedResponse => "http_protocol_error",
             Fault::ResponseTimeout => "http_response_timeout",
             Fault::Unfit(Unfit::Loop) => "proxy_loop_detected",
-            Fault::RequestTimeout | Fault::BadBody | Fault::Misdirected | Fault::Unfit(_) => "http_request_error",
+            Fault::RequestTimeout | Fault::BadBody | Fault::LongTarget | Fault::Misdirected | Fault::Unfit(_) => {
+                "http_request_error"
+            }
         }
     }
 
@@ -68,6 +78,8 @@ impl Fault {
     fn detail(self) -> Cow<'static, str> {
         match self {
             Fault::NoRoute => "no service answers to this host and path".into(),
+            Fault::Denied => "this address may not ask for this".into(),
+            Fault::LongTarget => "the request's target is too long".into(),
             Fault::NoEndpoint => "the service has no endpoint to answer right now; try again shortly".into(),
             Fault::ConnectionRefused => "the service does not accept connections".into(),
             Fault::ConnectionTimeout => "the service did not accept a connection in time".into(),
@@ -149,16 +161,22 @@ pub fn fault(fault: Fault, form: Form, request_id: &HeaderValue) -> Response<Ful
     response
 }
 
-/// RFC 9110 §15.4.9: for good, and with the same method and body.
+/// Our own answer with the service's page for it, if it has one and the client wants to see a page.
 #[must_use]
-pub fn redirect(place: &str, request_id: &HeaderValue) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::new()));
-    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    let headers = response.headers_mut();
-    if let Ok(place) = HeaderValue::try_from(place) {
-        headers.insert(header::LOCATION, place);
+pub fn with_page(response: Response<Full<Bytes>>, form: Form, pages: &ErrorPages) -> Response<Full<Bytes>> {
+    match pages.of(response.status()).filter(|_| form == Form::Page) {
+        Some(page) => response.map(|_| Full::new(page.html.clone())),
+        None => response,
     }
-    headers.insert(X_REQUEST_ID, request_id.clone());
+}
+
+/// Sends the client elsewhere, without a body: whoever follows it does not read one.
+#[must_use]
+pub fn redirect(status: StatusCode, location: HeaderValue, request_id: &HeaderValue) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::LOCATION, location);
+    response.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     response
 }
 

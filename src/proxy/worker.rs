@@ -155,7 +155,7 @@ impl Worker {
     /// A worker without a thread.
     #[cfg(test)]
     pub fn idle(subscriber: Subscriber) -> Rc<Worker> {
-        let limits = Limits { request_head: TICK, client_idle: TICK };
+        let limits = Limits { request_head: TICK, client_idle: TICK, client_write: TICK, tls_handshake: TICK };
         let setup = Setup {
             limits: watch::channel(limits).1,
             access_log: None,

@@ -20,6 +20,7 @@ mod recording;
 mod reload;
 mod retries;
 mod rollback;
+mod routes;
 mod shielding;
 mod split;
 mod stopping;

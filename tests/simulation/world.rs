@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use penstock::control::command::Precondition;
+use penstock::domain::error_pages::ErrorPages;
 use penstock::domain::judge::{LatencyLimit, Mode, Policy};
 use penstock::domain::names::{EndpointId, ServiceName, VersionId, VersionName};
 use penstock::domain::outcome::Class;
@@ -280,7 +281,7 @@ impl World {
         let snapshot = self.look(worker);
         let service = Arc::clone(&snapshot.services[0]);
         let headers = if self.luck.u64(..50) == 0 { &self.pinned } else { &self.plain };
-        let facts = Facts { host: "shop", path: "/", query: None, headers };
+        let facts = Facts { method: &http::Method::GET, host: "shop", path: "/", query: None, headers };
         let choice = service.split.choose(&facts, self.luck.u64(..));
         self.engine.ledger.routed(&snapshot, choice);
         let id = service.versions[choice.version].id;
@@ -564,6 +565,7 @@ fn definition(luck: &mut fastrand::Rng, canary: Canary) -> Definition {
     Definition {
         name: ServiceName::new("shop").expect("a name"),
         routes: vec![],
+        error_pages: ErrorPages::default(),
         versions: vec![
             VersionDefinition { name: v1.clone(), endpoints: endpoints(1) },
             VersionDefinition { name: v2.clone(), endpoints: endpoints(2) },

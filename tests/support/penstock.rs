@@ -155,6 +155,12 @@ impl Penstock {
         self.app().addresses()[0]
     }
 
+    /// Of every listener, in the order of the file.
+    #[allow(dead_code, reason = "for some of the tests that share this")]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.app().addresses()
+    }
+
     pub fn admin(&self) -> SocketAddr {
         self.app().admin()
     }
