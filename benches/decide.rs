@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use penstock::domain::admission::Admission;
 use penstock::domain::judge::{Judge, LatencyLimit, Policy};
 use penstock::domain::names::{Exposure, ServiceName, VersionName};
 use penstock::domain::outcome::Classes;
@@ -73,8 +74,8 @@ fn definition(index: usize) -> Definition {
         name: service(index),
         routes: vec![Route { host, path_prefix: "/".into() }],
         versions: vec![
-            VersionDefinition { name: version("v1"), endpoints: endpoints(1).collect() },
-            VersionDefinition { name: version("v2"), endpoints: endpoints(2).collect() },
+            VersionDefinition { name: version("v1"), endpoints: endpoints(1).collect(), capacity: None },
+            VersionDefinition { name: version("v2"), endpoints: endpoints(2).collect(), capacity: None },
         ],
         stable: version("v1"),
         canary: Some(version("v2")),
@@ -82,6 +83,7 @@ fn definition(index: usize) -> Definition {
         pins: Vec::new(),
         policy: Policy::default(),
         timeouts: Timeouts::default(),
+        admission: Admission::default(),
     }
 }
 

@@ -21,9 +21,10 @@ use super::events::{self, MOST_WATCHERS};
 use super::metrics::{self, Outside};
 use super::problem::{METHOD, NO_SUCH_PATH, NO_SUCH_SERVICE, NOT_READY, Problem, UNAVAILABLE};
 use super::ready::Readiness;
-use super::wire::{Changed, Health, Promote, Service, Services, Split, SplitPatch, Store, Unseal};
+use super::wire::{Changed, Health, Pause, Promote, Resume, Service, Services, Split, SplitPatch, Store, Unseal};
 use crate::control::command::{Control, Done, Precondition};
 use crate::control::view::ServiceView;
+use crate::domain::admission::LONGEST_PAUSE;
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::standing::Request;
 
@@ -79,10 +80,10 @@ impl Api {
 
     /// Asks the engine, and notes who asked for what and what became of it.
     async fn ask(&self, name: &ServiceName, request: Request, caller: Caller) -> Result<Response, Problem> {
-        let Caller { actor, peer, precondition } = caller;
+        let Caller { actor, peer, precondition, overload } = caller;
         let (who, reason) = (actor.name.clone(), actor.reason.clone().unwrap_or_default());
         let what = words(&request);
-        let ask = self.control.ask(name.clone(), request, precondition, actor);
+        let ask = self.control.ask(name.clone(), request, precondition, overload, actor);
         let Ok(answer) = timeout(ANSWER, ask).await else {
             tracing::error!(service = %name, what, actor = who, reason, %peer, "no answer from the engine");
             let detail = "the engine has not answered in time; the change may still be made";
@@ -105,6 +106,16 @@ impl Api {
         let split = self.split(name)?;
         let durable = kept && self.control.view().store.is_some();
         Ok(tagged(split.revision, Changed { changed, durable, split }))
+    }
+
+    /// How long a pause lasts: as asked for, or as long as a request waits.
+    fn pause(&self, name: &ServiceName, Pause { time }: Pause) -> Result<Duration, Problem> {
+        let Some(time) = time else { return Ok(self.service(name)?.hold_queue.time) };
+        let within = |time: &Duration| (Duration::from_millis(1)..=LONGEST_PAUSE).contains(time);
+        Duration::try_from(time).ok().filter(within).ok_or_else(|| {
+            let detail = format!("a pause lasts from 1 ms to {} min", LONGEST_PAUSE.as_secs() / 60);
+            Problem::field("/for", detail, "for longer, give the service another version to go to")
+        })
     }
 
     /// The version to unseal: the one named, or the only one sealed; none, when none is sealed.
@@ -170,7 +181,19 @@ async fn act(State(api): State<Api>, Target(target): Target, caller: Caller, bod
                 None => api.changed(&name, false, true),
             }
         }
-        _ => Err(NO_SUCH_PATH.because(format!("there is no verb `{verb}`"), "use `promote`, `abort` or `unseal`")),
+        "pause" => {
+            let pause: Pause = body.json_if_any("{\"for\":\"30s\"}")?;
+            let time = api.pause(&name, pause)?;
+            api.ask(&name, Request::Pause(time), caller.stating_its_target()).await
+        }
+        "resume" => {
+            let Resume {} = body.json_if_any("{}, or nothing")?;
+            api.ask(&name, Request::Resume, caller.stating_its_target()).await
+        }
+        _ => {
+            let help = "use `promote`, `abort`, `unseal`, `pause` or `resume`";
+            Err(NO_SUCH_PATH.because(format!("there is no verb `{verb}`"), help))
+        }
     }
 }
 
@@ -192,6 +215,8 @@ fn words(request: &Request) -> String {
         Request::Promote => "promote".to_owned(),
         Request::Abort => "abort".to_owned(),
         Request::Unseal(version) => format!("unseal {version}"),
+        Request::Pause(time) => format!("pause for {time:?}"),
+        Request::Resume => "resume".to_owned(),
     }
 }
 

@@ -12,6 +12,7 @@ use super::{Outside, bind, serve};
 use crate::control::command::{Command, Commands, Control, Done, Refused, admit};
 use crate::control::journal::{Actor, Entry, Journal};
 use crate::control::view::{EndpointView, ServiceView, VersionView, View};
+use crate::domain::admission::{Admission, Held};
 use crate::domain::judge::{Conviction, Policy, Reading, Trigger};
 pub use crate::domain::judge::{Hold, Mode, Verdict};
 use crate::domain::names::{EndpointId, ServiceName, VersionName};
@@ -23,7 +24,7 @@ use crate::domain::split::{Role, Weight};
 use crate::domain::standing::{Change, Input};
 use crate::domain::state::{Event, ServiceState, State};
 use crate::domain::time::Moment;
-use crate::domain::window::{Tally, tally};
+use crate::domain::window::{Tally, Turned, tally};
 
 const NOW: Moment = Moment(0);
 
@@ -44,6 +45,7 @@ pub fn shop() -> Definition {
     let listed = |name: &str, port: u16| VersionDefinition {
         name: version(name),
         endpoints: vec![format!("127.0.0.1:{port}").into()],
+        capacity: None,
     };
     Definition {
         name: service("shop"),
@@ -55,6 +57,7 @@ pub fn shop() -> Definition {
         pins: vec![],
         policy: Policy::default(),
         timeouts: Timeouts::default(),
+        admission: Admission::default(),
     }
 }
 
@@ -83,6 +86,7 @@ struct Inside {
     tallies: BTreeMap<VersionName, Arc<Tally>>,
     observed_share: Option<f64>,
     reading: Reading,
+    turned: Turned,
 }
 
 impl Engine {
@@ -102,6 +106,7 @@ impl Engine {
             tallies: BTreeMap::new(),
             observed_share: None,
             reading: Reading::default(),
+            turned: Turned::default(),
         };
         let engine = Engine { inside: Mutex::new(inside), view, journal };
         engine.draw(&engine.inside());
@@ -116,7 +121,7 @@ impl Engine {
     }
 
     fn carry_out(&self, command: Command) -> (oneshot::Sender<Result<Done, Refused>>, Result<Done, Refused>) {
-        let Command::Change { service, request, precondition, actor, reply } = command else {
+        let Command::Change { service, request, precondition, actor, reply, overload: _ } = command else {
             unimplemented!("files are read again by the real engine only")
         };
         let mut inside = self.inside();
@@ -196,6 +201,10 @@ impl Inside {
             hold: standing.hold,
             probe: standing.probe,
             reading: self.reading.clone(),
+            paused: standing.paused.map(|_| Timestamp::UNIX_EPOCH),
+            hold_queue: definition.admission.hold,
+            held: Arc::<Held>::default(),
+            turned: self.turned,
             would_roll_back: standing.would_roll_back.as_ref().map(|conviction| conviction.because.clone()),
             versions: definition.versions.iter().map(|version| self.version(service, version)).collect(),
         }

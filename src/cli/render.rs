@@ -2,8 +2,9 @@
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
+use jiff::SignedDuration;
 
-use crate::admin::wire::{Change, Changed, Entry, Hold, Mode, Role, Service, Services, Split, Store, Version};
+use crate::admin::wire::{Change, Changed, Entry, Hold, Mode, Paused, Role, Service, Services, Split, Store, Version};
 
 const STRONG: Style = Style::new().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -85,6 +86,9 @@ fn notes(service: &Service) -> Vec<String> {
     if let Some(reason) = service.hold {
         notes.push(styled(CARE, &format!("holding: {}", hold(reason))));
     }
+    if let Some(paused) = &service.paused {
+        notes.push(styled(CARE, &waits(paused)));
+    }
     if let Some(why) = &service.would_roll_back {
         notes.push(styled(CARE, &format!("would have rolled back: {why}")));
     }
@@ -127,6 +131,17 @@ pub fn split(split: &Split) -> String {
     format!("{head}{rest}; revision {}", split.revision)
 }
 
+fn waits(paused: &Paused) -> String {
+    format!("paused until {:.0}: new requests wait, {} of them now", paused.until, paused.held)
+}
+
+/// Whether a service is paused.
+pub fn paused(changed: &Changed) -> String {
+    let already = if changed.changed { "" } else { " (it was so already)" };
+    let how = changed.split.paused.as_ref().map_or("requests go on".to_owned(), waits);
+    format!("{}: {how}{already}", changed.split.service)
+}
+
 /// How it is now, and whether that is news.
 pub fn changed(changed: &Changed) -> String {
     let already = if changed.changed { "" } else { " (it was so already)" };
@@ -161,6 +176,13 @@ fn change(change: &Change) -> String {
         Change::ProbeEnded { version, to, .. } => format!("probe over: weight of {version} back to {to}"),
         Change::HoldBegan { reason } => styled(CARE, &format!("holding: {}", hold(*reason))),
         Change::HoldEnded => "no longer holding".to_owned(),
+        Change::TrafficPaused { for_ms, .. } => {
+            format!(
+                "paused: new requests wait, for {:#} at most",
+                SignedDuration::from_millis(i64::try_from(*for_ms).unwrap_or(i64::MAX))
+            )
+        }
+        Change::TrafficResumed => "resumed".to_owned(),
     }
 }
 

@@ -108,6 +108,21 @@ fn a_held_service_says_why() {
 }
 
 #[test]
+fn a_paused_service_says_so_and_can_be_resumed() {
+    let world = world();
+    let waits = "paused until 1970-01-01T00:00:00Z: new requests wait, 0 of them now";
+    assert_eq!(world.penstock("pause shop --for 1m --actor ann").unwrap(), format!("shop: {waits}\n"));
+    let status = world.penstock("status").unwrap();
+    assert!(status.contains(waits), "{status}");
+    let event = world.penstock("events --after 0 --count 1").unwrap();
+    assert!(event.ends_with("shop  paused: new requests wait, for 1m at most  (ann)\n"), "{event}");
+    assert_eq!(world.penstock("resume shop").unwrap(), "shop: requests go on\n");
+    assert_eq!(world.penstock("resume shop").unwrap(), "shop: requests go on (it was so already)\n");
+    assert_eq!(world.refused("pause shop --for 1h").0, Exit::Error);
+    assert_eq!(arguments("pause shop --for soon").unwrap_err().exit_code(), 2);
+}
+
+#[test]
 fn json_is_the_wire() {
     let world = world();
     let status: Value = serde_json::from_str(&world.penstock("status --json").unwrap()).unwrap();

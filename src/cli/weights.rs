@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::client::Client;
-use super::sender::Sender;
+use super::sender::{FORCE, Sender};
 use super::{Failure, Output, render};
 use crate::admin::wire::{ServiceName, Split, SplitPatch, Weight};
 
@@ -21,6 +21,10 @@ pub struct Weights {
     #[arg(long, value_name = "REVISION", requires = "weight")]
     if_match: Option<u64>,
 
+    /// Even if its endpoints cannot carry it, by their declared capacity
+    #[arg(long, requires = "weight")]
+    force: bool,
+
     #[command(flatten)]
     sender: Sender,
 }
@@ -34,7 +38,8 @@ impl Weights {
             Some(revision) => revision,
             None => read.await?.revision,
         };
-        let changed = self.sender.patch(client, &self.service, revision, &SplitPatch { weight }).await?;
+        let query = if self.force { FORCE } else { "" };
+        let changed = self.sender.patch(client, &self.service, revision, query, &SplitPatch { weight }).await?;
         output.show(&changed, render::changed)
     }
 }

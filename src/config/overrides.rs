@@ -84,10 +84,14 @@ enum Kind {
     Texts,
     /// A text in a table that may be `false` instead, which it beats.
     Part,
+    /// An integer in such a table.
+    IntegerPart,
 }
 
 const TEXT: Shape = Shape::One(Kind::Text);
 const PART: Shape = Shape::One(Kind::Part);
+const INTEGER: Shape = Shape::One(Kind::Integer);
+const INTEGER_PART: Shape = Shape::One(Kind::IntegerPart);
 
 /// Every value there is; a test holds it against the tour.
 const FILE: Shape = Shape::Table(&[
@@ -108,15 +112,30 @@ const SERVICE: Shape = Shape::Table(&[
     ("canary", TEXT),
     ("weight", TEXT),
     ("pins", Shape::Items(&PIN)),
-    ("versions", Shape::Named(&Shape::Table(&[("endpoints", Shape::One(Kind::Texts))]))),
-    ("rollback", Shape::Table(&[("error_rate", ERROR_RATE), ("latency", LATENCY), ("mode", TEXT)])),
+    ("versions", Shape::Named(&Shape::Table(&[("endpoints", Shape::One(Kind::Texts)), ("capacity", INTEGER)]))),
+    (
+        "rollback",
+        Shape::Table(&[("error_rate", ERROR_RATE), ("latency", LATENCY), ("exposure", EXPOSURE), ("mode", TEXT)]),
+    ),
     ("timeouts", Shape::Table(&[("connect", TEXT), ("response_head", TEXT), ("body_idle", TEXT)])),
+    ("rate_limit", RATE_LIMIT),
+    ("hold", Shape::Table(&[("requests", INTEGER), ("time", TEXT)])),
 ]);
 
 const PIN: Shape =
     Shape::Table(&[("header", TEXT), ("cookie", TEXT), ("query", TEXT), ("value", TEXT), ("version", TEXT)]);
 const ERROR_RATE: Shape = Shape::OffOr(&[("above", PART), ("window", PART)]);
 const LATENCY: Shape = Shape::OffOr(&[("quantile", PART), ("above", PART), ("window", PART)]);
+
+const RATE_LIMIT: Shape = Shape::OffOr(&[
+    ("header", PART),
+    ("cookie", PART),
+    ("rate", PART),
+    ("burst", INTEGER_PART),
+    ("keys", INTEGER_PART),
+]);
+const EXPOSURE: Shape =
+    Shape::OffOr(&[("failures", INTEGER_PART), ("requests_per_second", INTEGER_PART), ("keys", INTEGER_PART)]);
 
 const PREFIX: &str = "PENSTOCK_";
 
@@ -390,7 +409,8 @@ const MOST_LISTED: usize = 8;
 impl Kind {
     /// The value that the file would have. What does not fit stays a text, and is refused where it is read.
     fn value(self, text: &str, span: Span) -> Spanned<DeValue<'_>> {
-        let (switch, number) = (matches!(self, Kind::Boolean | Kind::BooleanOrText), self == Kind::Integer);
+        let (switch, number) =
+            (matches!(self, Kind::Boolean | Kind::BooleanOrText), matches!(self, Kind::Integer | Kind::IntegerPart));
         let value = match text.trim() {
             "true" if switch => DeValue::Boolean(true),
             "false" if switch => DeValue::Boolean(false),
@@ -472,7 +492,7 @@ fn insert<'s>(
         return Err(Obstacle::SwitchedOff(span));
     }
     let name = laid.name;
-    if laid.kind == Kind::Part && node.get_ref().is_bool() {
+    if matches!(laid.kind, Kind::Part | Kind::IntegerPart) && node.get_ref().is_bool() {
         *node = nothing(Some(step), name);
     }
     match (step, node.get_mut()) {

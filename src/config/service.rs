@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use super::admission;
 use super::file::{At, Field, Meaning, Place, Table, closest, listed};
 use super::problem::clipped;
 use super::value::{self, Bounds, Endpoint, Percentages};
-use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
+use crate::domain::admission::Admission;
+use crate::domain::judge::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy};
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::route::{HostPattern, Route};
 use crate::domain::service::{Definition, PinDefinition, Target, Timeouts, VersionDefinition};
@@ -27,6 +29,7 @@ pub(super) struct Draft<'a> {
     pub pins: Vec<DraftPin<'a>>,
     policy: Policy,
     timeouts: Timeouts,
+    admission: Admission,
 }
 
 #[derive(Debug)]
@@ -34,6 +37,7 @@ pub(super) struct DraftVersion<'a> {
     pub key: At<'a, &'a str>,
     pub name: Option<VersionName>,
     pub endpoints: Vec<At<'a, Endpoint>>,
+    capacity: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -62,6 +66,7 @@ impl<'a> Draft<'a> {
             pins: table.get("pins").map(|field| pins(&field)).unwrap_or_default(),
             policy: table.get("rollback").map(rollback).unwrap_or_default(),
             timeouts: table.get("timeouts").map(timeouts).unwrap_or_default(),
+            admission: admission::admission(&mut table),
         };
         table.finish();
         Some(draft)
@@ -115,6 +120,7 @@ impl<'a> Draft<'a> {
             pins: pins?,
             policy: self.policy,
             timeouts: self.timeouts,
+            admission: self.admission,
         })
     }
 }
@@ -122,7 +128,7 @@ impl<'a> Draft<'a> {
 impl DraftVersion<'_> {
     fn build(self) -> Option<VersionDefinition> {
         let endpoints = self.endpoints.into_iter().map(|endpoint| endpoint.value.text).collect();
-        Some(VersionDefinition { name: self.name?, endpoints })
+        Some(VersionDefinition { name: self.name?, endpoints, capacity: self.capacity })
     }
 }
 
@@ -179,12 +185,14 @@ fn version<'a>(key: At<'a, &'a str>, field: Field<'a>) -> DraftVersion<'a> {
         let message = format!("a version cannot be called `{}`", key.value);
         key.place.error(message, "give it another name: in a pin, this word means the role");
     }
+    let mut capacity = None;
     let endpoints = field.section().map(|mut table| {
         let field = table.required("endpoints", ENDPOINTS);
+        capacity = table.get("capacity").and_then(|field| admission::capacity(&field));
         table.finish();
         field.map(|field| endpoints(&field)).unwrap_or_default()
     });
-    DraftVersion { key, name, endpoints: endpoints.unwrap_or_default() }
+    DraftVersion { key, name, endpoints: endpoints.unwrap_or_default(), capacity }
 }
 
 fn endpoints<'a>(field: &Field<'a>) -> Vec<At<'a, Endpoint>> {
@@ -219,7 +227,7 @@ fn matcher(table: &Table<'_>, keys: [Option<Field<'_>>; 3], value: Option<At<'_,
     match keys {
         [Some(header), None, None] => header_matcher(&header, value),
         [None, Some(cookie), None] => {
-            let name = token(&cookie)?;
+            let name = value::cookie_name(&cookie)?;
             let value = sendable(value, |b| b.is_ascii_graphic() && b != b';').ok()?;
             Some(Matcher::Cookie { name, value })
         }
@@ -242,23 +250,9 @@ fn matcher(table: &Table<'_>, keys: [Option<Field<'_>>; 3], value: Option<At<'_,
 }
 
 fn header_matcher(field: &Field<'_>, value: Option<At<'_, &str>>) -> Option<Matcher> {
-    let At { value: text, place } = field.text(Meaning::Text("x-canary"))?;
-    let Ok(name) = http::HeaderName::from_bytes(text.as_bytes()) else {
-        place.error(format!("`{}` is not a header name", clipped(text)), "letters, digits and `-`, such as `x-canary`");
-        return None;
-    };
+    let name = value::header_name(field)?;
     let value = sendable(value, |b| b == b' ' || b.is_ascii_graphic()).ok()?;
     Some(Matcher::Header { name, value })
-}
-
-/// A cookie's name (RFC 6265 §4.1.1): the same alphabet as a header's, its case kept.
-fn token(field: &Field<'_>) -> Option<String> {
-    let At { value: text, place } = field.text(Meaning::Text("canary"))?;
-    if http::HeaderName::from_bytes(text.as_bytes()).is_ok() {
-        return Some(text.to_owned());
-    }
-    place.error(format!("`{}` is not a cookie name", clipped(text)), "letters, digits, `-` and `_`, such as `canary`");
-    None
 }
 
 fn query_name(field: &Field<'_>) -> Option<String> {
@@ -293,6 +287,13 @@ fn rollback(field: Field<'_>) -> Policy {
     }
     if let Some(field) = table.get("latency") {
         policy.latency = if switched_off(&field, LATENCY) { None } else { latency_limit(field) };
+    }
+    if let Some(field) = table.get("exposure") {
+        policy.exposure = if switched_off(&field, admission::EXPOSURE) {
+            ExposureBudget::default()
+        } else {
+            admission::exposure(field)
+        };
     }
     if let Some(mode) = table.get("mode").and_then(|field| value::word(&field, MODES)) {
         policy.mode = mode;

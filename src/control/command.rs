@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
+use super::capacity::{Overload, Overloaded};
 use super::engine::Resolved;
 use super::journal::{Actor, Journal};
 use super::reload::{ConfigView, Extent, NotReloaded, Reload, Reloaded};
@@ -26,7 +27,14 @@ const WAITING_RELOADS: usize = 8;
 #[derive(Debug)]
 pub enum Command {
     /// A person's request to change a service.
-    Change { service: ServiceName, request: Request, precondition: Precondition, actor: Actor, reply: Reply },
+    Change {
+        service: ServiceName,
+        request: Request,
+        precondition: Precondition,
+        overload: Overload,
+        actor: Actor,
+        reply: Reply,
+    },
     /// A file was read again.
     Declare { definitions: Vec<Definition>, resolved: Vec<Resolved>, force: Force, actor: Actor, reply: Reply },
 }
@@ -74,6 +82,8 @@ pub enum Refused {
     PreconditionFailed { given: u64, current: u64 },
     #[error(transparent)]
     Conflict(#[from] Refusal),
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
     #[error("{}", in_use(.0))]
     InUse(Vec<InUse>),
     #[error("the store cannot keep it: {0}")]
@@ -115,9 +125,13 @@ fn in_use(versions: &[InUse]) -> String {
     versions.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Lowers, or keeps the weight of a running probe.
+/// Lowers, keeps the weight of a running probe, or lets requests wait and go on.
 fn never_raises(change: &Change) -> bool {
-    change.lowers() || matches!(change, Change::WeightSet { from, to, .. } if from == to)
+    match change {
+        Change::WeightSet { from, to, .. } if from == to => true,
+        Change::TrafficPaused { .. } | Change::TrafficResumed => true,
+        change => change.lowers(),
+    }
 }
 
 /// What the API holds of the engine: a way to ask, and pictures to read without asking.
@@ -151,9 +165,10 @@ impl Control {
         service: ServiceName,
         request: Request,
         precondition: Precondition,
+        overload: Overload,
         actor: Actor,
     ) -> Result<Done, Refused> {
-        self.command(|reply| Command::Change { service, request, precondition, actor, reply }).await
+        self.command(|reply| Command::Change { service, request, precondition, overload, actor, reply }).await
     }
 
     /// Puts a file's definitions in the place of the last one's; `resolved`: where their endpoints' names lead.
@@ -206,6 +221,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::admission::Admission;
     use crate::domain::judge::{Policy, Verdict};
     use crate::domain::service::{Definition, Timeouts, VersionDefinition};
     use crate::domain::split::Weight;
@@ -214,7 +230,8 @@ mod tests {
     const NOW: Moment = Moment(0);
 
     fn shop() -> State {
-        let version = |name| VersionDefinition { name: VersionName::new(name).unwrap(), endpoints: vec![] };
+        let version =
+            |name| VersionDefinition { name: VersionName::new(name).unwrap(), endpoints: vec![], capacity: None };
         State::of([Definition {
             name: ServiceName::new("shop").unwrap(),
             routes: vec![],
@@ -225,6 +242,7 @@ mod tests {
             pins: vec![],
             policy: Policy::default(),
             timeouts: Timeouts::default(),
+            admission: Admission::default(),
         }])
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::Admission;
 use super::judge::Policy;
 use super::names::{ServiceName, VersionName};
 use super::route::Route;
@@ -22,6 +23,7 @@ pub struct Definition {
     pub pins: Vec<PinDefinition>,
     pub policy: Policy,
     pub timeouts: Timeouts,
+    pub admission: Admission,
 }
 
 impl Definition {
@@ -36,6 +38,8 @@ pub struct VersionDefinition {
     pub name: VersionName,
     /// `host:port`, as written: an address, or a name to look up.
     pub endpoints: Vec<Arc<str>>,
+    /// Requests per second that each endpoint can carry, if that is known.
+    pub capacity: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

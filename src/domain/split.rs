@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::cap::Cap;
 use super::route::Facts;
+use super::time::Moment;
 
 /// The canary's share of new requests, in basis points of the whole (0.01 %).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -191,6 +193,8 @@ pub enum Selected {
     Weight,
     /// By a pin: recorded, marked, never evidence.
     Forced,
+    /// To stable without a toss, because the canary has as many requests as it may: recorded, never evidence.
+    Capped,
 }
 
 impl Selected {
@@ -199,7 +203,26 @@ impl Selected {
         match self {
             Selected::Weight => "weight",
             Selected::Forced => "forced",
+            Selected::Capped => "capped",
         }
+    }
+}
+
+impl Choice {
+    /// What becomes of it when the canary's requests per second are capped. The room is looked at as it was before the
+    /// coin fell, and a request for which there was none is evidence for nobody; see [`super::cap`].
+    #[must_use]
+    pub fn within(self, cap: Option<&Cap>, split: &Split, now: Moment) -> Choice {
+        let Some(cap) = cap.filter(|_| self.selected == Selected::Weight && !split.weight.is_zero()) else {
+            return self;
+        };
+        if !cap.has_room(now) {
+            return Choice { version: split.stable, selected: Selected::Capped };
+        }
+        if Some(self.version) == split.canary {
+            cap.take(now);
+        }
+        self
     }
 }
 

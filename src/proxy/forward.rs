@@ -36,6 +36,7 @@ pub struct Call {
     pub worker: Rc<Worker>,
     pub service: Arc<Service>,
     pub choice: Choice,
+    /// When its version was chosen.
     pub arrived: Moment,
     pub request_id: HeaderValue,
     pub form: Form,
@@ -353,11 +354,14 @@ impl Dues {
     }
 
     /// Counts a failure of the chosen version by whether the client saw it.
-    fn seen(&self, reach: Reach) {
+    fn seen(&mut self, reach: Reach) {
         let chosen = self.service.versions[self.chosen].id;
         match reach {
             Reach::Rescued => self.worker.recorder.shielded(chosen),
-            Reach::Reached | Reach::Unreachable => self.worker.recorder.exposed(chosen),
+            Reach::Reached | Reach::Unreachable => {
+                self.worker.recorder.exposed(chosen);
+                self.charge.iter_mut().for_each(Charge::expose);
+            }
         }
     }
 
@@ -389,6 +393,10 @@ fn charge(call: &Call) -> Option<Charge> {
         return None;
     }
     recorder.drawn(version);
+    if call.choice.selected == Selected::Capped {
+        recorder.turned(&service.name, |turned| turned.capped += 1);
+        return None;
+    }
     let role = service.split.role(call.choice.version)?;
     let (weight, generation) = (service.split.weight, service.generation);
     let drawn = Drawn { exposure: service.exposure?, tick: call.arrived.tick(), weight, generation };

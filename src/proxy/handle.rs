@@ -11,6 +11,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use super::access::Access;
+use super::admission::{Admitted, admit};
 use super::body::Outgoing;
 use super::forward::{Call, forward};
 use super::headers::{self, Client};
@@ -20,6 +21,7 @@ use super::worker::Worker;
 use crate::domain::route::Facts;
 use crate::domain::snapshot::Service;
 use crate::domain::split::Choice;
+use crate::domain::time::Moment;
 
 /// Answers one request.
 pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incoming>) -> Response<Outgoing> {
@@ -27,8 +29,8 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     let (parts, body) = request.into_parts();
     let access = Access::begin(worker, client, &parts, arrived, &request_id);
     let form = Form::of(&parts.headers);
-    let response = match route(worker, client, &request_id, parts, access.as_deref()) {
-        Ok((parts, service, choice)) => {
+    let response = match route(worker, client, &request_id, parts, arrived, access.as_deref()).await {
+        Ok((parts, service, choice, arrived)) => {
             let upload = Upload::new(body, &worker.deadlines);
             if let Some(access) = &access {
                 access.uploads(upload.progress());
@@ -50,16 +52,23 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     response.map(|body| body.logged(access))
 }
 
-/// Finds a request's service and version, and makes it fit for an endpoint.
-fn route(
+/// Finds a request's service and version, and makes it fit for an endpoint. Returns the moment that its version was
+/// chosen at as well: a request may have been held until then.
+async fn route(
     worker: &Worker,
     client: &Client,
     request_id: &HeaderValue,
     mut parts: Parts,
+    mut arrived: Moment,
     access: Option<&Access>,
-) -> Result<(Parts, Arc<Service>, Choice), Fault> {
+) -> Result<(Parts, Arc<Service>, Choice, Moment), Fault> {
     let authority = headers::check(&parts).map_err(Fault::Unfit)?;
-    let (service, choice) = choose(worker, &parts, authority.as_ref()).ok_or(Fault::NoRoute)?;
+    let (mut service, mut choice) = choose(worker, &parts, authority.as_ref()).ok_or(Fault::NoRoute)?;
+    if admit(worker, client, &parts.headers, &service).await? == Admitted::Held {
+        (service, choice) = choose(worker, &parts, authority.as_ref()).ok_or(Fault::NoRoute)?;
+        arrived = worker.now(); // its coin fell only now
+    }
+    choice = choice.within(service.cap.as_deref(), &service.split, arrived);
     if let Some(access) = access {
         access.chosen(authority.as_ref(), &service, choice);
     }
@@ -67,7 +76,7 @@ fn route(
     parts.uri = origin_form(parts.uri);
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
-    Ok((parts, service, choice))
+    Ok((parts, service, choice, arrived))
 }
 
 /// Everything that is decided from one snapshot, without waiting in between.

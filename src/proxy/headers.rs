@@ -52,6 +52,7 @@ pub enum Unfit {
 pub struct Client {
     address: HeaderValue,
     port: HeaderValue,
+    ip: IpAddr,
     peer_port: u16,
 }
 
@@ -60,6 +61,11 @@ impl Client {
     #[must_use]
     pub fn address(&self) -> &HeaderValue {
         &self.address
+    }
+
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.ip
     }
 
     #[must_use]
@@ -72,7 +78,7 @@ impl Client {
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Client {
         let ip: IpAddr = peer.ip().to_canonical();
         let text = |text: String| HeaderValue::try_from(text).expect("addresses and numbers are visible ASCII");
-        Client { address: text(ip.to_string()), port: text(local.port().to_string()), peer_port: peer.port() }
+        Client { address: text(ip.to_string()), port: text(local.port().to_string()), ip, peer_port: peer.port() }
     }
 }
 

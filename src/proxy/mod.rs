@@ -4,7 +4,8 @@
 //!  listener ──▶ worker ──▶ connection ──▶ handle ──▶ forward ──▶ upstream
 //!  (accepts)   (a thread)  (one client)   (check,    (attempts,  (connections
 //!                 │                        route,     fall-back,  to endpoints)
-//!                 │                        choose)    dues)          │
+//!                 │                        admit,     dues)          │
+//!                 │                        choose)      │            │
 //!                 ▼ every tick                          │            ▼
 //!              link::Batch ◀── recorder ◀── settles ────┴────────── body
 //! ```
@@ -14,12 +15,15 @@
 //! a line per request from `access`, which leaves by `lines` and a thread of its own.
 
 mod access;
+mod admission;
 mod body;
 mod connection;
 mod deadline;
 mod forward;
 mod handle;
 mod headers;
+mod hold;
+mod limiter;
 mod lines;
 mod listener;
 mod recorder;
@@ -98,6 +102,7 @@ pub fn start(
         clock,
         subscriber: subscriber.clone(),
         batches,
+        limiters: Arc::default(),
         phase: watched,
     };
     let (mut threads, mut desks, mut loads) = (Vec::new(), Vec::new(), Vec::new());
