@@ -2,8 +2,8 @@
 //!
 //! A limiter keeps at most as many buckets as its rule has `keys`. Buckets that are full again say nothing and are
 //! swept out, once a second while there are many. A client that comes when there is still no place shares one of
-//! [`SHARED`] further buckets, picked by its key: a flood of addresses may cost a newcomer some of its rate, but neither
-//! memory, nor those who are known already, nor everybody at once.
+//! [`SHARED`] further buckets, picked by its key: a flood of addresses may cost a newcomer some of its rate, but
+//! neither memory, nor those who are known already, nor everybody at once.
 //!
 //! Keys are hashed with a secret of the process, so that nobody can aim at another's bucket, and headers of any length
 //! take eight bytes.
