@@ -22,7 +22,7 @@ use super::metrics::{self, Outside};
 use super::problem::{METHOD, NO_SUCH_PATH, NO_SUCH_SERVICE, NOT_READY, Problem, UNAVAILABLE};
 use super::ready::Readiness;
 use super::wire::{Changed, Health, Pause, Promote, Resume, Service, Services, Split, SplitPatch, Store, Unseal};
-use crate::control::command::{Control, Done, Precondition};
+use crate::control::command::{Control, Done, Precondition, Run};
 use crate::control::view::ServiceView;
 use crate::domain::admission::LONGEST_PAUSE;
 use crate::domain::names::{ServiceName, VersionName};
@@ -80,20 +80,21 @@ impl Api {
 
     /// Asks the engine, and notes who asked for what and what became of it.
     async fn ask(&self, name: &ServiceName, request: Request, caller: Caller) -> Result<Response, Problem> {
-        let Caller { actor, peer, precondition, overload } = caller;
+        let Caller { actor, peer, precondition, overload, run } = caller;
         let (who, reason) = (actor.name.clone(), actor.reason.clone().unwrap_or_default());
         let what = words(&request);
-        let ask = self.control.ask(name.clone(), request, precondition, overload, actor);
+        let ask = self.control.ask(name.clone(), request, precondition, overload, run, actor);
         let Ok(answer) = timeout(ANSWER, ask).await else {
             tracing::error!(service = %name, what, actor = who, reason, %peer, "no answer from the engine");
             let detail = "the engine has not answered in time; the change may still be made";
             return Err(UNAVAILABLE.because(detail, "read the split before trying again"));
         };
         match answer {
+            Ok(done) if run == Run::Dry => self.changed(name, done.changed, false, run),
             Ok(done) => {
                 let Done { revision, changed, durable } = done;
                 tracing::info!(service = %name, what, actor = who, reason, %peer, revision, changed, durable, "carried out");
-                self.changed(name, changed, durable)
+                self.changed(name, changed, durable, run)
             }
             Err(refused) => {
                 tracing::warn!(service = %name, what, actor = who, reason, %peer, %refused, "refused");
@@ -102,10 +103,10 @@ impl Api {
         }
     }
 
-    fn changed(&self, name: &ServiceName, changed: bool, kept: bool) -> Result<Response, Problem> {
+    fn changed(&self, name: &ServiceName, changed: bool, kept: bool, run: Run) -> Result<Response, Problem> {
         let split = self.split(name)?;
         let durable = kept && self.control.view().store.is_some();
-        Ok(tagged(split.revision, Changed { changed, durable, split }))
+        Ok(tagged(split.revision, Changed { changed, durable, dry_run: run == Run::Dry, split }))
     }
 
     /// How long a pause lasts: as asked for, or as long as a request waits.
@@ -178,7 +179,7 @@ async fn act(State(api): State<Api>, Target(target): Target, caller: Caller, bod
             let Unseal { version } = body.json_if_any("{\"version\":\"v2\"}")?;
             match api.to_unseal(&name, version)? {
                 Some(version) => api.ask(&name, Request::Unseal(version), caller.stating_its_target()).await,
-                None => api.changed(&name, false, true),
+                None => api.changed(&name, false, true, caller.run),
             }
         }
         "pause" => {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem::{BAD_HEADER, Problem};
 use crate::control::capacity::Overload;
-use crate::control::command::Precondition;
+use crate::control::command::{Precondition, Run};
 use crate::control::journal::Actor;
 
 /// Kept in every journal entry, and shown on one line.
@@ -33,6 +33,7 @@ pub struct Caller {
     pub peer: SocketAddr,
     pub precondition: Precondition,
     pub overload: Overload,
+    pub run: Run,
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -42,12 +43,12 @@ impl<S: Sync> FromRequestParts<S> for Caller {
         let peer = parts.extensions.get::<Peer>().expect("the server puts the peer into every request").address;
         let name = line(&parts.headers, &ACTOR, LONGEST_ACTOR)?.unwrap_or_else(|| format!("api {}", peer.ip()));
         let reason = line(&parts.headers, &REASON, LONGEST_REASON)?;
-        Ok(Caller {
-            actor: Actor { name, reason },
-            peer,
-            precondition: precondition(&parts.headers),
-            overload: overload(parts.uri.query()),
-        })
+        let asks = |flag| parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair == flag));
+        // Whoever asks knows better than the declared capacity; or only wants to know.
+        let overload = if asks("force=true") { Overload::Accepted } else { Overload::Refused };
+        let run = if asks("dry_run=true") { Run::Dry } else { Run::Real };
+        let precondition = precondition(&parts.headers);
+        Ok(Caller { actor: Actor { name, reason }, peer, precondition, overload, run })
     }
 }
 
@@ -62,12 +63,6 @@ fn line(headers: &HeaderMap, name: &HeaderName, longest: usize) -> Result<Option
             Err(BAD_HEADER.because(format!("`{name}` is not one line of text"), help))
         }
     }
-}
-
-/// `?force=true`: whoever asks knows better than the declared capacity.
-fn overload(query: Option<&str>) -> Overload {
-    let forced = query.is_some_and(|query| query.split('&').any(|pair| pair == "force=true"));
-    if forced { Overload::Accepted } else { Overload::Refused }
 }
 
 /// Matches no revision: what an entity tag that cannot be ours is read as.

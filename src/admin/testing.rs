@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::{Outside, bind, serve};
-use crate::control::command::{Command, Commands, Control, Done, Refused, admit};
+use crate::control::command::{Command, Commands, Control, Done, Refused, Run, admit};
 use crate::control::journal::{Actor, Entry, Journal};
 use crate::control::view::{EndpointView, ServiceView, VersionView, View};
 use crate::domain::admission::{Admission, Held};
@@ -121,7 +121,7 @@ impl Engine {
     }
 
     fn carry_out(&self, command: Command) -> (oneshot::Sender<Result<Done, Refused>>, Result<Done, Refused>) {
-        let Command::Change { service, request, precondition, actor, reply, overload: _ } = command else {
+        let Command::Change { service, request, precondition, actor, reply, overload: _, run } = command else {
             unimplemented!("files are read again by the real engine only")
         };
         let mut inside = self.inside();
@@ -129,7 +129,9 @@ impl Engine {
             None => Err(Refused::NoService(service)),
             Some(state) => admit(state, NOW, request, precondition).map(|changes| {
                 let changed = !changes.is_empty();
-                self.commit(&mut inside, &service, changes, &actor);
+                if run == Run::Real {
+                    self.commit(&mut inside, &service, changes, &actor);
+                }
                 Done { revision: inside.state.service(&service).unwrap().revision, changed, durable: true }
             }),
         };

@@ -166,6 +166,9 @@ pub struct Changed {
     pub changed: bool,
     /// False: a crash would forget it; the store has not kept it yet, or there is none.
     pub durable: bool,
+    /// True: it was only asked what would become of it; the split is as it was.
+    #[serde(default)]
+    pub dry_run: bool,
     #[serde(flatten)]
     pub split: Split,
 }

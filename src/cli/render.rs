@@ -117,7 +117,8 @@ pub fn line(service: &Service) -> String {
     let sealed = sealed.map(|version| format!(", {} sealed", version.name));
     let held = service.hold.map(|reason| format!(", holding: {}", hold(reason)));
     let probing = service.probe.as_ref().map(|probe| format!(", probing, back to {}", probe.back_to));
-    let rest: String = sealed.chain(probing).chain(held).collect();
+    let paused = service.paused.as_ref().map(|_| ", paused".to_owned());
+    let rest: String = sealed.chain(probing).chain(held).chain(paused).collect();
     format!("{}: {} stable, {canary}{rest}", service.name, service.stable)
 }
 
@@ -144,7 +145,11 @@ pub fn paused(changed: &Changed) -> String {
 
 /// How it is now, and whether that is news.
 pub fn changed(changed: &Changed) -> String {
-    let already = if changed.changed { "" } else { " (it was so already)" };
+    let already = match (changed.changed, changed.dry_run) {
+        (true, false) => "",
+        (false, _) => " (it was so already)",
+        (true, true) => " (nothing has changed; it would)",
+    };
     // The share is of the minute before the change: it would only confuse.
     format!("{}{already}", split(&Split { share: None, ..changed.split.clone() }))
 }

@@ -25,6 +25,10 @@ pub struct Weights {
     #[arg(long, requires = "weight")]
     force: bool,
 
+    /// Only say whether it would be refused
+    #[arg(long, requires = "weight")]
+    dry_run: bool,
+
     #[command(flatten)]
     sender: Sender,
 }
@@ -38,7 +42,12 @@ impl Weights {
             Some(revision) => revision,
             None => read.await?.revision,
         };
-        let query = if self.force { FORCE } else { "" };
+        let query = match (self.force, self.dry_run) {
+            (false, false) => "",
+            (true, false) => FORCE,
+            (false, true) => "?dry_run=true",
+            (true, true) => "?force=true&dry_run=true",
+        };
         let changed = self.sender.patch(client, &self.service, revision, query, &SplitPatch { weight }).await?;
         output.show(&changed, render::changed)
     }

@@ -32,11 +32,21 @@ pub enum Command {
         request: Request,
         precondition: Precondition,
         overload: Overload,
+        run: Run,
         actor: Actor,
         reply: Reply,
     },
     /// A file was read again.
     Declare { definitions: Vec<Definition>, resolved: Vec<Resolved>, force: Force, actor: Actor, reply: Reply },
+}
+
+/// Whether what is asked for is also done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Run {
+    #[default]
+    Real,
+    /// The same answers and refusals, and nothing changes.
+    Dry,
 }
 
 pub type Reply = oneshot::Sender<Result<Done, Refused>>;
@@ -166,9 +176,10 @@ impl Control {
         request: Request,
         precondition: Precondition,
         overload: Overload,
+        run: Run,
         actor: Actor,
     ) -> Result<Done, Refused> {
-        self.command(|reply| Command::Change { service, request, precondition, overload, actor, reply }).await
+        self.command(|reply| Command::Change { service, request, precondition, overload, run, actor, reply }).await
     }
 
     /// Puts a file's definitions in the place of the last one's; `resolved`: where their endpoints' names lead.

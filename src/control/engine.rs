@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::boot::warn_of_ignored_weights;
 use super::capacity::{self, Overload, Overloaded};
 use super::collector::Collector;
-use super::command::{Command, Commands, Done, Force, Refused, Reply, admit};
+use super::command::{Command, Commands, Done, Force, Refused, Reply, Run, admit};
 use super::journal::{Actor, Entry, Incident, Journal};
 use super::store::{Insist, Keeper, StoreError, Stored};
 use super::view::{ServiceView, StoreView, View};
@@ -160,7 +160,7 @@ impl Engine {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Change { service, request, precondition, overload, actor, reply } => {
+            Command::Change { service, request, precondition, overload, run, actor, reply } => {
                 let admitted = match self.state.service(&service) {
                     None => Err(Refused::NoService(service.clone())),
                     Some(state) => admit(state, self.tools.clock.now(), request, precondition),
@@ -170,6 +170,9 @@ impl Engine {
                     Overload::Refused => self.fits(&service, &changes).map(|()| changes).map_err(Refused::from),
                 };
                 match admitted.and_then(fits) {
+                    Ok(changes) if run == Run::Dry => {
+                        self.answer(Some(reply), &service, Ok(!changes.is_empty()), false);
+                    }
                     Ok(changes) if changes.is_empty() => self.answer(Some(reply), &service, Ok(false), true),
                     Ok(changes) => self.enact(&service, changes, &actor, Some(reply)),
                     Err(refused) => self.answer(Some(reply), &service, Err(refused), true),
@@ -545,7 +548,7 @@ impl Trial {
         for (drawn, row) in rows.of(self.exposure) {
             self.incident.canary_requests += row.canary.routed;
             self.incident.canary_failures += row.canary.ended.failure;
-            self.incident.exposed_failures += row.canary.ended.failure - row.canary.rescued;
+            self.incident.exposed_failures += row.canary.exposed;
             if row.canary.ended.failure > 0 {
                 let routed = drawn.tick.begin();
                 self.failing = match self.failing {

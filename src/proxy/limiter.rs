@@ -9,7 +9,7 @@
 //! take eight bytes.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -77,10 +77,9 @@ impl Limiters {
         if known.is_empty() {
             return;
         }
-        let limited = |name: &ServiceName| {
-            snapshot.services.iter().any(|service| service.name == *name && service.gate.rate_limit.is_some())
-        };
-        known.retain(|name, limiter| limited(name) && !self.shared.replaced(name, limiter));
+        let limited = snapshot.services.iter().filter(|service| service.gate.rate_limit.is_some());
+        let limited: BTreeSet<&ServiceName> = limited.map(|service| &service.name).collect();
+        known.retain(|name, limiter| limited.contains(name) && !self.shared.replaced(name, limiter));
         for limiter in known.values() {
             limiter.sweep_at(now);
         }
