@@ -34,7 +34,7 @@ enum Release {
 
 /// Waits until the service is resumed, or not paused any more.
 pub async fn wait(worker: &Worker, service: &Service) -> Result<(), Fault> {
-    if worker.draining() {
+    if worker.draining().is_some() {
         return Err(Fault::HoldStopping);
     }
     let Gate { hold, held, .. } = &service.gate;
