@@ -123,6 +123,14 @@ fn a_paused_service_says_so_and_can_be_resumed() {
 }
 
 #[test]
+fn a_weight_can_be_tried_without_setting_it() {
+    let world = world();
+    let tried = world.penstock("weights shop 25% --dry-run --force").unwrap();
+    assert_eq!(tried, "shop: v1 90%, v2 10%; revision 0 (nothing has changed; it would)\n");
+    assert_eq!(world.penstock("weights shop 25% --force").unwrap(), "shop: v1 75%, v2 25%; revision 1\n");
+}
+
+#[test]
 fn json_is_the_wire() {
     let world = world();
     let status: Value = serde_json::from_str(&world.penstock("status --json").unwrap()).unwrap();
