@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use penstock::domain::admission::Admission;
 use penstock::domain::error_pages::ErrorPages;
 use penstock::domain::judge::{Judge, LatencyLimit, Policy};
 use penstock::domain::names::{Exposure, ServiceName, VersionName};
@@ -76,8 +77,8 @@ fn definition(index: usize) -> Definition {
         routes: vec![Route::below(host, "/").into()],
         error_pages: ErrorPages::default(),
         versions: vec![
-            VersionDefinition { name: version("v1"), endpoints: endpoints(1).collect() },
-            VersionDefinition { name: version("v2"), endpoints: endpoints(2).collect() },
+            VersionDefinition { name: version("v1"), endpoints: endpoints(1).collect(), capacity: None },
+            VersionDefinition { name: version("v2"), endpoints: endpoints(2).collect(), capacity: None },
         ],
         stable: version("v1"),
         canary: Some(version("v2")),
@@ -86,6 +87,7 @@ fn definition(index: usize) -> Definition {
         policy: Policy::default(),
         timeouts: Timeouts::default(),
         retries: RetryPolicy::default(),
+        admission: Admission::default(),
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, Cache};
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time::{Moment, micros};
@@ -45,23 +45,40 @@ const WAITING_BATCHES: usize = 1_024;
 #[derive(Debug)]
 pub struct Publisher {
     cell: Arc<ArcSwap<Snapshot>>,
+    bell: watch::Sender<()>,
 }
 
 /// The reading end: one per worker, a pointer comparison per read.
 #[derive(Debug, Clone)]
 pub struct Subscriber {
     cell: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    bell: watch::Receiver<()>,
+}
+
+/// Rings when a snapshot has been published: for what waits for one. Requests only look.
+#[derive(Debug)]
+pub struct Published(watch::Receiver<()>);
+
+impl Published {
+    /// Returns once for any number of snapshots published since; never again once the publisher is gone. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 #[must_use]
 pub fn snapshots(first: Snapshot) -> (Publisher, Subscriber) {
     let cell = Arc::new(ArcSwap::from_pointee(first));
-    (Publisher { cell: cell.clone() }, Subscriber { cell: Cache::new(cell) })
+    let (bell, rung) = watch::channel(());
+    (Publisher { cell: cell.clone(), bell }, Subscriber { cell: Cache::new(cell), bell: rung })
 }
 
 impl Publisher {
     pub fn publish(&self, snapshot: Snapshot) {
         self.cell.store(Arc::new(snapshot));
+        self.bell.send_replace(());
     }
 
     #[must_use]
@@ -74,6 +91,11 @@ impl Subscriber {
     /// The newest snapshot. The one before stays alive until this is called, so an idle worker calls it on its tick.
     pub fn current(&mut self) -> &Arc<Snapshot> {
         self.cell.load()
+    }
+
+    #[must_use]
+    pub fn published(&self) -> Published {
+        Published(self.bell.clone())
     }
 }
 

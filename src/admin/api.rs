@@ -22,9 +22,10 @@ use super::metrics::{self, Outside};
 use super::problem::{METHOD, NO_SUCH_PATH, NO_SUCH_SERVICE, NOT_READY, Problem, UNAVAILABLE};
 use super::ready::Readiness;
 use super::route;
-use super::wire::{Changed, Health, Promote, Service, Services, Split, SplitPatch, Store, Unseal};
-use crate::control::command::{Control, Done, Precondition};
+use super::wire::{Changed, Health, Pause, Promote, Resume, Service, Services, Split, SplitPatch, Store, Unseal};
+use crate::control::command::{Control, Done, Precondition, Run};
 use crate::control::view::ServiceView;
+use crate::domain::admission::LONGEST_PAUSE;
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::standing::Request;
 
@@ -81,20 +82,21 @@ impl Api {
 
     /// Asks the engine, and notes who asked for what and what became of it.
     async fn ask(&self, name: &ServiceName, request: Request, caller: Caller) -> Result<Response, Problem> {
-        let Caller { actor, peer, precondition } = caller;
+        let Caller { actor, peer, precondition, overload, run } = caller;
         let (who, reason) = (actor.name.clone(), actor.reason.clone().unwrap_or_default());
         let what = words(&request);
-        let ask = self.control.ask(name.clone(), request, precondition, actor);
+        let ask = self.control.ask(name.clone(), request, precondition, overload, run, actor);
         let Ok(answer) = timeout(ANSWER, ask).await else {
             tracing::error!(service = %name, what, actor = who, reason, %peer, "no answer from the engine");
             let detail = "the engine has not answered in time; the change may still be made";
             return Err(UNAVAILABLE.because(detail, "read the split before trying again"));
         };
         match answer {
+            Ok(done) if run == Run::Dry => self.changed(name, done.changed, false, run),
             Ok(done) => {
                 let Done { revision, changed, durable } = done;
                 tracing::info!(service = %name, what, actor = who, reason, %peer, revision, changed, durable, "carried out");
-                self.changed(name, changed, durable)
+                self.changed(name, changed, durable, run)
             }
             Err(refused) => {
                 tracing::warn!(service = %name, what, actor = who, reason, %peer, %refused, "refused");
@@ -103,10 +105,20 @@ impl Api {
         }
     }
 
-    fn changed(&self, name: &ServiceName, changed: bool, kept: bool) -> Result<Response, Problem> {
+    fn changed(&self, name: &ServiceName, changed: bool, kept: bool, run: Run) -> Result<Response, Problem> {
         let split = self.split(name)?;
         let durable = kept && self.control.view().store.is_some();
-        Ok(tagged(split.revision, Changed { changed, durable, split }))
+        Ok(tagged(split.revision, Changed { changed, durable, dry_run: run == Run::Dry, split }))
+    }
+
+    /// How long a pause lasts: as asked for, or as long as a request waits.
+    fn pause(&self, name: &ServiceName, Pause { time }: Pause) -> Result<Duration, Problem> {
+        let Some(time) = time else { return Ok(self.service(name)?.hold_queue.time) };
+        let within = |time: &Duration| (Duration::from_millis(1)..=LONGEST_PAUSE).contains(time);
+        Duration::try_from(time).ok().filter(within).ok_or_else(|| {
+            let detail = format!("a pause lasts from 1 ms to {} min", LONGEST_PAUSE.as_secs() / 60);
+            Problem::field("/for", detail, "for longer, give the service another version to go to")
+        })
     }
 
     /// The version to unseal: the one named, or the only one sealed; none, when none is sealed.
@@ -169,10 +181,22 @@ async fn act(State(api): State<Api>, Target(target): Target, caller: Caller, bod
             let Unseal { version } = body.json_if_any("{\"version\":\"v2\"}")?;
             match api.to_unseal(&name, version)? {
                 Some(version) => api.ask(&name, Request::Unseal(version), caller.stating_its_target()).await,
-                None => api.changed(&name, false, true),
+                None => api.changed(&name, false, true, caller.run),
             }
         }
-        _ => Err(NO_SUCH_PATH.because(format!("there is no verb `{verb}`"), "use `promote`, `abort` or `unseal`")),
+        "pause" => {
+            let pause: Pause = body.json_if_any("{\"for\":\"30s\"}")?;
+            let time = api.pause(&name, pause)?;
+            api.ask(&name, Request::Pause(time), caller.stating_its_target()).await
+        }
+        "resume" => {
+            let Resume {} = body.json_if_any("{}, or nothing")?;
+            api.ask(&name, Request::Resume, caller.stating_its_target()).await
+        }
+        _ => {
+            let help = "use `promote`, `abort`, `unseal`, `pause` or `resume`";
+            Err(NO_SUCH_PATH.because(format!("there is no verb `{verb}`"), help))
+        }
     }
 }
 
@@ -194,6 +218,8 @@ fn words(request: &Request) -> String {
         Request::Promote => "promote".to_owned(),
         Request::Abort => "abort".to_owned(),
         Request::Unseal(version) => format!("unseal {version}"),
+        Request::Pause(time) => format!("pause for {time:?}"),
+        Request::Resume => "resume".to_owned(),
     }
 }
 

@@ -8,7 +8,8 @@ use axum::http::{HeaderMap, HeaderName, header};
 use tokio_util::sync::CancellationToken;
 
 use super::problem::{BAD_HEADER, Problem};
-use crate::control::command::Precondition;
+use crate::control::capacity::Overload;
+use crate::control::command::{Precondition, Run};
 use crate::control::journal::Actor;
 
 /// Kept in every journal entry, and shown on one line.
@@ -31,6 +32,8 @@ pub struct Caller {
     pub actor: Actor,
     pub peer: SocketAddr,
     pub precondition: Precondition,
+    pub overload: Overload,
+    pub run: Run,
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -40,7 +43,12 @@ impl<S: Sync> FromRequestParts<S> for Caller {
         let peer = parts.extensions.get::<Peer>().expect("the server puts the peer into every request").address;
         let name = line(&parts.headers, &ACTOR, LONGEST_ACTOR)?.unwrap_or_else(|| format!("api {}", peer.ip()));
         let reason = line(&parts.headers, &REASON, LONGEST_REASON)?;
-        Ok(Caller { actor: Actor { name, reason }, peer, precondition: precondition(&parts.headers) })
+        let asks = |flag| parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair == flag));
+        // Whoever asks knows better than the declared capacity; or only wants to know.
+        let overload = if asks("force=true") { Overload::Accepted } else { Overload::Refused };
+        let run = if asks("dry_run=true") { Run::Dry } else { Run::Real };
+        let precondition = precondition(&parts.headers);
+        Ok(Caller { actor: Actor { name, reason }, peer, precondition, overload, run })
     }
 }
 

@@ -92,6 +92,7 @@ impl Collector for Picture {
         self.decided(&mut to)?;
         self.attempts(&mut to)?;
         self.retries(&mut to)?;
+        self.admission(&mut to)?;
         self.latency(&mut to)?;
         self.endpoints(&mut to)
     }
@@ -237,6 +238,42 @@ impl Picture {
         self.count_each(rescues, |version| version.all.retried.skew_rescues)
     }
 
+    /// What was turned away before it had a version, and what waits for one.
+    fn admission(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Requests refused because their client asked too often";
+        let mut limited = counter(to, "penstock_rate_limited_requests", help)?;
+        for service in self.services() {
+            count(&mut limited.encode_family(&of(service))?, service.turned.rate_limited)?;
+        }
+        let help = "Requests of a paused service refused because the queue was full, or after its time";
+        let mut refused = counter(to, "penstock_hold_refused_requests", help)?;
+        for service in self.services() {
+            for (reason, times) in [("full", service.turned.hold_full), ("time", service.turned.hold_late)] {
+                let [service] = of(service);
+                count(&mut refused.encode_family(&[service, ("reason", reason)])?, times)?;
+            }
+        }
+        let mut held = gauge(to, "penstock_held_requests", "Requests of a paused service that wait")?;
+        for service in self.services() {
+            held.encode_family(&of(service))?.encode_gauge(&u64::from(service.held.requests()))?;
+        }
+        let mut paused = gauge(to, "penstock_service_paused", "1: new requests wait")?;
+        for service in self.services() {
+            paused.encode_family(&of(service))?.encode_gauge(&u64::from(service.paused.is_some()))?;
+        }
+        let help = "Requests given to stable because the canary had as many as it may: never evidence";
+        let mut capped = counter(to, "penstock_capped_requests", help)?;
+        for service in self.services() {
+            count(&mut capped.encode_family(&of(service))?, service.turned.capped)?;
+        }
+        let help = "Failures of the running exposure that clients saw, and that count against its budget";
+        let mut spent = gauge(to, "penstock_exposure_failures", help)?;
+        for service in self.services() {
+            spent.encode_family(&of(service))?.encode_gauge(&service.reading.exposure.failures)?;
+        }
+        Ok(())
+    }
+
     fn count_each(&self, mut family: MetricEncoder<'_>, of: impl Fn(&VersionView) -> u64) -> fmt::Result {
         self.versions().try_for_each(|(service, version)| {
             count(&mut family.encode_family(&labels(service, version))?, of(version))
@@ -271,6 +308,10 @@ impl Picture {
         }
         Ok(())
     }
+}
+
+fn of(service: &ServiceView) -> [(&'static str, &str); 1] {
+    [("service", service.name.as_str())]
 }
 
 fn labels<'a>(service: &'a ServiceView, version: &'a VersionView) -> [(&'static str, &'a str); 2] {

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
+use crate::control::capacity::Overloaded;
 use crate::control::command::Refused;
 use crate::domain::standing::Refusal;
 
@@ -102,6 +103,10 @@ impl From<Refused> for Problem {
             Refused::Conflict(Refusal::NoCanary) => {
                 NO_CANARY.because(detail, "name a canary in the configuration file first")
             }
+            Refused::Overloaded(Overloaded { fits, .. }) => OVERLOADED.because(
+                detail,
+                format!("add endpoints, or choose {fits} at most; `?force=true` (`--force`) does it all the same"),
+            ),
             Refused::InUse(_) => IN_USE.because(detail, "list the version again, or reload with `force_drain`"),
             Refused::NotKept(_) => NOT_KEPT
                 .because(detail, "mend the store (space, permissions); nothing has changed; lowering works as ever"),
@@ -122,6 +127,7 @@ pub const METHOD: Kind = Kind::new("/problems/method-not-allowed", "Method not a
 pub const TOO_SLOW: Kind = Kind::new("/problems/timeout", "The request took too long", S::REQUEST_TIMEOUT);
 pub const NO_CANARY: Kind = Kind::new("/problems/no-canary", "There is no canary", S::CONFLICT);
 pub const SEALED: Kind = Kind::new("/problems/sealed", "The version is sealed", S::CONFLICT);
+pub const OVERLOADED: Kind = Kind::new("/problems/capacity", "The version cannot carry that much", S::CONFLICT);
 pub const PRECONDITION_FAILED: Kind =
     Kind::new("/problems/precondition-failed", "The service has changed", S::PRECONDITION_FAILED);
 pub const TOO_LARGE: Kind = Kind::new("/problems/body-too-large", "The body is too large", S::PAYLOAD_TOO_LARGE);

@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::{Outside, bind, serve};
-use crate::control::command::{Command, Commands, Control, Done, Refused, admit};
+use crate::control::command::{Command, Commands, Control, Done, Refused, Run, admit};
 use crate::control::journal::{Actor, Entry, Journal};
 use crate::control::view::{EndpointView, ServiceView, VersionView, View};
+use crate::domain::admission::{Admission, Held};
 use crate::domain::error_pages::ErrorPages;
 use crate::domain::judge::{Conviction, Policy, Reading, Trigger};
 pub use crate::domain::judge::{Hold, Mode, Verdict};
@@ -26,7 +27,7 @@ use crate::domain::split::{Role, Weight};
 use crate::domain::standing::{Change, Input};
 use crate::domain::state::{Event, ServiceState, State};
 use crate::domain::time::Moment;
-use crate::domain::window::{Tally, tally};
+use crate::domain::window::{Tally, Turned, tally};
 
 const NOW: Moment = Moment(0);
 
@@ -47,6 +48,7 @@ pub fn shop() -> Definition {
     let listed = |name: &str, port: u16| VersionDefinition {
         name: version(name),
         endpoints: vec![format!("127.0.0.1:{port}").into()],
+        capacity: None,
     };
     Definition {
         name: service("shop"),
@@ -60,6 +62,7 @@ pub fn shop() -> Definition {
         policy: Policy::default(),
         timeouts: Timeouts::default(),
         retries: RetryPolicy::default(),
+        admission: Admission::default(),
     }
 }
 
@@ -88,6 +91,7 @@ struct Inside {
     tallies: BTreeMap<VersionName, Arc<Tally>>,
     observed_share: Option<f64>,
     reading: Reading,
+    turned: Turned,
 }
 
 impl Engine {
@@ -107,7 +111,13 @@ impl Engine {
         for authority in versions.iter().flat_map(|version| &version.endpoints) {
             state.resolve(authority, vec![authority.parse().unwrap()]);
         }
-        let inside = Inside { state, tallies: BTreeMap::new(), observed_share: None, reading: Reading::default() };
+        let inside = Inside {
+            state,
+            tallies: BTreeMap::new(),
+            observed_share: None,
+            reading: Reading::default(),
+            turned: Turned::default(),
+        };
         let engine = Engine { inside: Mutex::new(inside), view, journal };
         engine.draw(&engine.inside());
         (Arc::new(engine), control, commands)
@@ -121,7 +131,7 @@ impl Engine {
     }
 
     fn carry_out(&self, command: Command) -> (oneshot::Sender<Result<Done, Refused>>, Result<Done, Refused>) {
-        let Command::Change { service, request, precondition, actor, reply } = command else {
+        let Command::Change { service, request, precondition, actor, reply, overload: _, run } = command else {
             unimplemented!("files are read again by the real engine only")
         };
         let mut inside = self.inside();
@@ -129,7 +139,9 @@ impl Engine {
             None => Err(Refused::NoService(service)),
             Some(state) => admit(state, NOW, request, precondition).map(|changes| {
                 let changed = !changes.is_empty();
-                self.commit(&mut inside, &service, changes, &actor);
+                if run == Run::Real {
+                    self.commit(&mut inside, &service, changes, &actor);
+                }
                 Done { revision: inside.state.service(&service).unwrap().revision, changed, durable: true }
             }),
         };
@@ -203,6 +215,10 @@ impl Inside {
             hold: standing.hold,
             probe: standing.probe,
             reading: self.reading.clone(),
+            paused: standing.paused.map(|_| Timestamp::UNIX_EPOCH),
+            hold_queue: definition.admission.hold,
+            held: Arc::<Held>::default(),
+            turned: self.turned,
             would_roll_back: standing.would_roll_back.as_ref().map(|conviction| conviction.because.clone()),
             versions: definition.versions.iter().map(|version| self.version(service, version)).collect(),
         }

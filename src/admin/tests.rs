@@ -197,6 +197,40 @@ async fn lowering_needs_nothing_and_staying_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_dry_run_is_answered_like_a_real_one_and_changes_nothing() {
+    let world = world();
+    let dry = async |percent: &str, headers: &[(&str, &str)]| {
+        let body = format!("{{\"weight\":\"{percent}\"}}");
+        world.send(request("PATCH", "/v1/services/shop/split?dry_run=true", headers, &body)).await
+    };
+    assert_eq!(dry("25%", &[]).await.problem(), is(428, "precondition-required"));
+    assert_eq!(dry("25%", &[("if-match", "\"9\"")]).await.problem(), is(412, "precondition-failed"));
+    for (weight, changes) in [("25%", true), ("0%", true), ("10%", false)] {
+        let answer: Changed = dry(weight, &[("if-match", "*")]).await.json();
+        assert_eq!((answer.changed, answer.dry_run, answer.split.weight), (changes, true, percent(10)), "{weight}");
+    }
+    let aborted: Changed = world.post("/v1/services/shop:abort?dry_run=true", "").await.json();
+    assert_eq!((aborted.changed, aborted.dry_run, aborted.split.sealed.len()), (true, true, 0));
+}
+
+#[tokio::test]
+async fn pausing_and_resuming_state_their_target() {
+    let world = world();
+    let paused: Changed = world.post("/v1/services/shop:pause", "{\"for\":\"10s\"}").await.json();
+    assert!(paused.changed && paused.split.paused.is_some());
+    assert_eq!(paused.split.revision, 0, "nothing that a person bases a request on has changed");
+    let resumed: Changed = world.post("/v1/services/shop:resume", "").await.json();
+    assert!(resumed.changed && resumed.split.paused.is_none());
+    let again: Changed = world.post("/v1/services/shop:resume", "{}").await.json();
+    assert!(!again.changed);
+    for (verb, body) in [("pause", "{\"for\":\"0s\"}"), ("pause", "{\"for\":\"11m\"}"), ("resume", "{\"now\":true}")] {
+        let answer = world.post(&format!("/v1/services/shop:{verb}"), body).await;
+        assert_eq!(answer.problem(), is(422, "invalid-field"), "{body}");
+        assert_eq!(answer.pointers().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_field_is_pointed_at() {
     let world = world();
     for (body, pointer) in [

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use super::caller::{ACTOR, REASON};
@@ -57,7 +58,18 @@ pub struct Service {
     pub probe: Option<Probe>,
     /// In mode `observe`: the verdict that would have been acted on.
     pub would_roll_back: Option<String>,
+    /// Null: requests do not wait.
+    pub paused: Option<Paused>,
     pub versions: Vec<Version>,
+}
+
+/// New requests wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// When they go on by themselves.
+    pub until: Timestamp,
+    /// Those that wait.
+    pub held: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +163,9 @@ pub struct Split {
     pub share: Option<f64>,
     /// Versions that get no traffic until a person unseals them.
     pub sealed: Vec<VersionName>,
+    /// Null: requests do not wait.
+    #[serde(default)]
+    pub paused: Option<Paused>,
 }
 
 /// The answer to every change: the split as it is now.
@@ -160,6 +175,9 @@ pub struct Changed {
     pub changed: bool,
     /// False: a crash would forget it; the store has not kept it yet, or there is none.
     pub durable: bool,
+    /// True: it was only asked what would become of it; the split is as it was.
+    #[serde(default)]
+    pub dry_run: bool,
     #[serde(flatten)]
     pub split: Split,
 }
@@ -179,6 +197,20 @@ pub struct Unseal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<VersionName>,
 }
+
+/// `POST /v1/services/{service}:pause`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// At most so long; the service's `hold.time` if nothing is said.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub time: Option<SignedDuration>,
+}
+
+/// `POST /v1/services/{service}:resume`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resume {}
 
 /// `POST /v1/services/{service}:promote`: nothing to say yet, and nothing said is not ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -324,8 +356,15 @@ impl Service {
             hold: view.hold,
             probe: view.probe.map(|probe| Probe { back_to: probe.back_to }),
             would_roll_back: view.would_roll_back.clone(),
+            paused: Paused::of(view),
             versions: view.versions.iter().map(|version| Version::of(view, version, journal)).collect(),
         }
+    }
+}
+
+impl Paused {
+    fn of(view: &ServiceView) -> Option<Paused> {
+        view.paused.map(|until| Paused { until, held: view.held.requests() })
     }
 }
 
@@ -423,14 +462,13 @@ impl Split {
             weight: view.weight,
             share: view.observed_share,
             sealed: view.sealed().cloned().collect(),
+            paused: Paused::of(view),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::domain::state::Event;
     use crate::domain::time::Moment;
@@ -465,6 +503,8 @@ mod tests {
             Change::ProbeEnded { version, from, to },
             Change::HoldBegan { reason: Hold::SharedDegradation },
             Change::HoldEnded,
+            Change::TrafficPaused { for_ms: 30_000, until: Moment(1 << 40) },
+            Change::TrafficResumed,
         ] {
             let entry = entry(change);
             let text = serde_json::to_string(&entry).unwrap();

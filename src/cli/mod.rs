@@ -11,9 +11,11 @@ mod demo;
 mod events;
 mod failure;
 mod health;
+mod pause;
 mod promote;
 mod reload;
 mod render;
+mod resume;
 mod route;
 mod sender;
 mod serve;
@@ -66,6 +68,8 @@ enum Verb {
     #[command(alias = "cancel")]
     Abort(abort::Abort),
     Unseal(unseal::Unseal),
+    Pause(pause::Pause),
+    Resume(resume::Resume),
     Events(events::Events),
     Health(health::Health),
     Reload(reload::Reload),
@@ -86,6 +90,8 @@ pub fn run(arguments: Arguments, to: &mut dyn Write, terminal: bool) -> Result<(
         Verb::Promote(promote) => remote(promote.run(&client, output)),
         Verb::Abort(abort) => remote(abort.run(&client, output)),
         Verb::Unseal(unseal) => remote(unseal.run(&client, output)),
+        Verb::Pause(pause) => remote(pause.run(&client, output)),
+        Verb::Resume(resume) => remote(resume.run(&client, output)),
         Verb::Events(events) => remote(events.run(&client, output)),
         Verb::Health(health) => remote(health.run(&client, output)),
         Verb::Reload(reload) => remote(reload.run(&client, output)),

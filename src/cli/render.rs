@@ -2,10 +2,11 @@
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
+use jiff::SignedDuration;
 
 use crate::admin::wire::{
-    Change, Changed, Entry, Hold, MatchedRoute, Mode, Outcome, Question, Role, RouteAnswer, Service, Services, Split,
-    Store, Version, Weight,
+    Change, Changed, Entry, Hold, MatchedRoute, Mode, Outcome, Paused, Question, Role, RouteAnswer, Service, Services,
+    Split, Store, Version, Weight,
 };
 
 const STRONG: Style = Style::new().bold();
@@ -88,6 +89,9 @@ fn notes(service: &Service) -> Vec<String> {
     if let Some(reason) = service.hold {
         notes.push(styled(CARE, &format!("holding: {}", hold(reason))));
     }
+    if let Some(paused) = &service.paused {
+        notes.push(styled(CARE, &waits(paused)));
+    }
     if let Some(why) = &service.would_roll_back {
         notes.push(styled(CARE, &format!("would have rolled back: {why}")));
     }
@@ -116,7 +120,8 @@ pub fn line(service: &Service) -> String {
     let sealed = sealed.map(|version| format!(", {} sealed", version.name));
     let held = service.hold.map(|reason| format!(", holding: {}", hold(reason)));
     let probing = service.probe.as_ref().map(|probe| format!(", probing, back to {}", probe.back_to));
-    let rest: String = sealed.chain(probing).chain(held).collect();
+    let paused = service.paused.as_ref().map(|_| ", paused".to_owned());
+    let rest: String = sealed.chain(probing).chain(held).chain(paused).collect();
     format!("{}: {} stable, {canary}{rest}", service.name, service.stable)
 }
 
@@ -130,9 +135,24 @@ pub fn split(split: &Split) -> String {
     format!("{head}{rest}; revision {}", split.revision)
 }
 
+fn waits(paused: &Paused) -> String {
+    format!("paused until {:.0}: new requests wait, {} of them now", paused.until, paused.held)
+}
+
+/// Whether a service is paused.
+pub fn paused(changed: &Changed) -> String {
+    let already = if changed.changed { "" } else { " (it was so already)" };
+    let how = changed.split.paused.as_ref().map_or("requests go on".to_owned(), waits);
+    format!("{}: {how}{already}", changed.split.service)
+}
+
 /// How it is now, and whether that is news.
 pub fn changed(changed: &Changed) -> String {
-    let already = if changed.changed { "" } else { " (it was so already)" };
+    let already = match (changed.changed, changed.dry_run) {
+        (true, false) => "",
+        (false, _) => " (it was so already)",
+        (true, true) => " (nothing has changed; it would)",
+    };
     // The share is of the minute before the change: it would only confuse.
     format!("{}{already}", split(&Split { share: None, ..changed.split.clone() }))
 }
@@ -164,6 +184,13 @@ fn change(change: &Change) -> String {
         Change::ProbeEnded { version, to, .. } => format!("probe over: weight of {version} back to {to}"),
         Change::HoldBegan { reason } => styled(CARE, &format!("holding: {}", hold(*reason))),
         Change::HoldEnded => "no longer holding".to_owned(),
+        Change::TrafficPaused { for_ms, .. } => {
+            format!(
+                "paused: new requests wait, for {:#} at most",
+                SignedDuration::from_millis(i64::try_from(*for_ms).unwrap_or(i64::MAX))
+            )
+        }
+        Change::TrafficResumed => "resumed".to_owned(),
     }
 }
 

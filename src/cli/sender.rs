@@ -9,6 +9,9 @@ use super::client::Client;
 use super::failure::{Exit, Failure};
 use crate::admin::wire::{ACTOR, Changed, REASON, ServiceName};
 
+/// Whoever asks knows better than the declared capacity.
+pub const FORCE: &str = "?force=true";
+
 #[derive(Debug, Args)]
 pub struct Sender {
     /// Why; kept in the journal
@@ -27,12 +30,13 @@ impl Sender {
         client: &Client,
         service: &ServiceName,
         revision: u64,
+        query: &str,
         body: &impl Serialize,
     ) -> Result<Changed, Failure> {
         let mut headers = self.headers()?;
         headers.insert(header::IF_MATCH, text(&header::IF_MATCH, &format!("\"{revision}\""))?);
         let body = serde_json::to_vec(body)?.into();
-        client.ask(Method::PATCH, &format!("/v1/services/{service}/split"), headers, body).await
+        client.ask(Method::PATCH, &format!("/v1/services/{service}/split{query}"), headers, body).await
     }
 
     /// `POST` of a verb.

@@ -108,6 +108,29 @@ fn a_held_service_says_why() {
 }
 
 #[test]
+fn a_paused_service_says_so_and_can_be_resumed() {
+    let world = world();
+    let waits = "paused until 1970-01-01T00:00:00Z: new requests wait, 0 of them now";
+    assert_eq!(world.penstock("pause shop --for 1m --actor ann").unwrap(), format!("shop: {waits}\n"));
+    let status = world.penstock("status").unwrap();
+    assert!(status.contains(waits), "{status}");
+    let event = world.penstock("events --after 0 --count 1").unwrap();
+    assert!(event.ends_with("shop  paused: new requests wait, for 1m at most  (ann)\n"), "{event}");
+    assert_eq!(world.penstock("resume shop").unwrap(), "shop: requests go on\n");
+    assert_eq!(world.penstock("resume shop").unwrap(), "shop: requests go on (it was so already)\n");
+    assert_eq!(world.refused("pause shop --for 1h").0, Exit::Error);
+    assert_eq!(arguments("pause shop --for soon").unwrap_err().exit_code(), 2);
+}
+
+#[test]
+fn a_weight_can_be_tried_without_setting_it() {
+    let world = world();
+    let tried = world.penstock("weights shop 25% --dry-run --force").unwrap();
+    assert_eq!(tried, "shop: v1 90%, v2 10%; revision 0 (nothing has changed; it would)\n");
+    assert_eq!(world.penstock("weights shop 25% --force").unwrap(), "shop: v1 75%, v2 25%; revision 1\n");
+}
+
+#[test]
 fn json_is_the_wire() {
     let world = world();
     let status: Value = serde_json::from_str(&world.penstock("status --json").unwrap()).unwrap();

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::client::Client;
-use super::sender::Sender;
+use super::sender::{FORCE, Sender};
 use super::{Failure, Output, render};
 use crate::admin::wire::{ServiceName, Split, SplitPatch, Weight};
 
@@ -21,6 +21,14 @@ pub struct Weights {
     #[arg(long, value_name = "REVISION", requires = "weight")]
     if_match: Option<u64>,
 
+    /// Even if its endpoints cannot carry it, by their declared capacity
+    #[arg(long, requires = "weight")]
+    force: bool,
+
+    /// Only say whether it would be refused
+    #[arg(long, requires = "weight")]
+    dry_run: bool,
+
     #[command(flatten)]
     sender: Sender,
 }
@@ -34,7 +42,13 @@ impl Weights {
             Some(revision) => revision,
             None => read.await?.revision,
         };
-        let changed = self.sender.patch(client, &self.service, revision, &SplitPatch { weight }).await?;
+        let query = match (self.force, self.dry_run) {
+            (false, false) => "",
+            (true, false) => FORCE,
+            (false, true) => "?dry_run=true",
+            (true, true) => "?force=true&dry_run=true",
+        };
+        let changed = self.sender.patch(client, &self.service, revision, query, &SplitPatch { weight }).await?;
         output.show(&changed, render::changed)
     }
 }

@@ -135,6 +135,7 @@ pub(super) enum Meaning {
     Percentage,
     Duration,
     Address,
+    Rate,
     /// Names and words.
     Text(&'static str),
 }
@@ -145,6 +146,7 @@ impl Meaning {
             Meaning::Percentage => "a percentage",
             Meaning::Duration => "a duration",
             Meaning::Address => "an address",
+            Meaning::Rate => "a rate",
             Meaning::Text(_) => "a text",
         }
     }
@@ -154,6 +156,7 @@ impl Meaning {
             Meaning::Percentage => "10%",
             Meaning::Duration => "10s",
             Meaning::Address => "127.0.0.1:8080",
+            Meaning::Rate => "100/s",
             Meaning::Text(example) => example,
         }
     }
@@ -164,6 +167,7 @@ impl Meaning {
             Meaning::Percentage => format!("{number}%"),
             Meaning::Duration => format!("{number}s"),
             Meaning::Address => format!("127.0.0.1:{number}"),
+            Meaning::Rate => format!("{number}/s"),
             Meaning::Text(_) => number.to_owned(),
         }
     }
@@ -374,7 +378,7 @@ impl<'a> Table<'a> {
         }
         let known = listed(&self.known);
         match field.value {
-            DeValue::Table(_) if self.known == ["endpoints"] => {
+            DeValue::Table(_) if self.known.first() == Some(&"endpoints") => {
                 let dotted = format!("{}.{key}", self.place.key);
                 format!(
                     "a name with a dot is written in quotes: `versions.\"{dotted}\"`; otherwise, known here: {known}"
@@ -453,6 +457,12 @@ const HOMES: &[(&str, &str)] = &[
     ("error_rate", "in `[services.NAME.rollback]`"),
     ("latency", "in `[services.NAME.rollback]`"),
     ("mode", "in `[services.NAME.rollback]`"),
+    ("exposure", "in `[services.NAME.rollback]`"),
+    ("rate_limit", "in a service: `[services.NAME.rate_limit]`"),
+    ("rate", "in `[services.NAME.rate_limit]`"),
+    ("burst", "in `[services.NAME.rate_limit]`"),
+    ("hold", "in a service: `[services.NAME.hold]`"),
+    ("capacity", "in `[services.NAME.versions.VERSION]`"),
     ("connect", "in `[services.NAME.timeouts]`"),
     ("response_head", "in `[services.NAME.timeouts]`"),
     ("body_idle", "in `[services.NAME.timeouts]`"),

@@ -86,11 +86,15 @@ enum Kind {
     Part,
     /// As [`Kind::Texts`] and [`Kind::Part`].
     PartTexts,
+    /// An integer in such a table.
+    PartInteger,
 }
 
 const TEXT: Shape = Shape::One(Kind::Text);
 const TEXTS: Shape = Shape::One(Kind::Texts);
 const PART: Shape = Shape::One(Kind::Part);
+const INTEGER: Shape = Shape::One(Kind::Integer);
+const PART_INTEGER: Shape = Shape::One(Kind::PartInteger);
 
 /// Every value there is; a test holds it against the tour.
 const FILE: Shape = Shape::Table(&[
@@ -129,12 +133,17 @@ const SERVICE: Shape = Shape::Table(&[
     ("canary", TEXT),
     ("weight", TEXT),
     ("pins", Shape::Items(&PIN)),
-    ("versions", Shape::Named(&Shape::Table(&[("endpoints", Shape::One(Kind::Texts))]))),
-    ("rollback", Shape::Table(&[("error_rate", ERROR_RATE), ("latency", LATENCY), ("mode", TEXT)])),
+    ("versions", Shape::Named(&Shape::Table(&[("endpoints", Shape::One(Kind::Texts)), ("capacity", INTEGER)]))),
+    (
+        "rollback",
+        Shape::Table(&[("error_rate", ERROR_RATE), ("latency", LATENCY), ("exposure", EXPOSURE), ("mode", TEXT)]),
+    ),
     ("timeouts", TIMEOUTS),
     ("retries", RETRIES),
     ("shielding", Shape::OffOr(&[("on", Shape::One(Kind::PartTexts))])),
     ("skew_rescue", Shape::Table(&[("path_prefixes", Shape::One(Kind::Texts))])),
+    ("rate_limit", RATE_LIMIT),
+    ("hold", Shape::Table(&[("requests", INTEGER), ("time", TEXT)])),
 ]);
 
 const TIMEOUTS: Shape = Shape::Table(&[
@@ -173,6 +182,16 @@ const PIN: Shape =
     Shape::Table(&[("header", TEXT), ("cookie", TEXT), ("query", TEXT), ("value", TEXT), ("version", TEXT)]);
 const ERROR_RATE: Shape = Shape::OffOr(&[("above", PART), ("window", PART)]);
 const LATENCY: Shape = Shape::OffOr(&[("quantile", PART), ("above", PART), ("window", PART)]);
+
+const RATE_LIMIT: Shape = Shape::OffOr(&[
+    ("header", PART),
+    ("cookie", PART),
+    ("rate", PART),
+    ("burst", PART_INTEGER),
+    ("keys", PART_INTEGER),
+]);
+const EXPOSURE: Shape =
+    Shape::OffOr(&[("failures", PART_INTEGER), ("requests_per_second", PART_INTEGER), ("keys", PART_INTEGER)]);
 
 const PREFIX: &str = "PENSTOCK_";
 
@@ -446,7 +465,8 @@ const MOST_LISTED: usize = 8;
 impl Kind {
     /// The value that the file would have. What does not fit stays a text, and is refused where it is read.
     fn value(self, text: &str, span: Span) -> Spanned<DeValue<'_>> {
-        let (switch, number) = (matches!(self, Kind::Boolean | Kind::BooleanOrText), self == Kind::Integer);
+        let (switch, number) =
+            (matches!(self, Kind::Boolean | Kind::BooleanOrText), matches!(self, Kind::Integer | Kind::PartInteger));
         let value = match text.trim() {
             "true" if switch => DeValue::Boolean(true),
             "false" if switch => DeValue::Boolean(false),
@@ -528,7 +548,7 @@ fn insert<'s>(
         return Err(Obstacle::SwitchedOff(span));
     }
     let name = laid.name;
-    if matches!(laid.kind, Kind::Part | Kind::PartTexts) && node.get_ref().is_bool() {
+    if matches!(laid.kind, Kind::Part | Kind::PartTexts | Kind::PartInteger) && node.get_ref().is_bool() {
         *node = nothing(Some(step), name);
     }
     match (step, node.get_mut()) {

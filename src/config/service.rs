@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission;
 use super::file::{At, Field, Meaning, Place, Table, closest, listed};
 use super::problem::clipped;
 use super::retries;
 use super::route::{ROUTES, error_pages, routes};
 use super::value::{self, Bounds, Endpoint, Percentages};
+use crate::domain::admission::Admission;
 use crate::domain::error_pages::ErrorPages;
-use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
+use crate::domain::judge::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy};
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::route::Route;
@@ -34,6 +36,7 @@ pub(super) struct Draft<'a> {
     timeouts: Timeouts,
     retries: RetryPolicy,
     error_pages: ErrorPages,
+    admission: Admission,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,7 @@ pub(super) struct DraftVersion<'a> {
     pub key: At<'a, &'a str>,
     pub name: Option<VersionName>,
     pub endpoints: Vec<At<'a, Endpoint>>,
+    capacity: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -71,6 +75,7 @@ impl<'a> Draft<'a> {
             timeouts: table.get("timeouts").map(timeouts).unwrap_or_default(),
             retries: retries::read(&mut table),
             error_pages: table.get("error_pages").and_then(error_pages).unwrap_or_default(),
+            admission: admission::admission(&mut table),
         };
         table.finish();
         Some(draft)
@@ -126,6 +131,7 @@ impl<'a> Draft<'a> {
             policy: self.policy,
             timeouts: self.timeouts,
             retries: self.retries,
+            admission: self.admission,
         })
     }
 }
@@ -133,7 +139,7 @@ impl<'a> Draft<'a> {
 impl DraftVersion<'_> {
     fn build(self) -> Option<VersionDefinition> {
         let endpoints = self.endpoints.into_iter().map(|endpoint| endpoint.value.text).collect();
-        Some(VersionDefinition { name: self.name?, endpoints })
+        Some(VersionDefinition { name: self.name?, endpoints, capacity: self.capacity })
     }
 }
 
@@ -166,12 +172,14 @@ fn version<'a>(key: At<'a, &'a str>, field: Field<'a>) -> DraftVersion<'a> {
         let message = format!("a version cannot be called `{}`", key.value);
         key.place.error(message, "give it another name: in a pin, this word means the role");
     }
+    let mut capacity = None;
     let endpoints = field.section().map(|mut table| {
         let field = table.required("endpoints", ENDPOINTS);
+        capacity = table.get("capacity").and_then(|field| admission::capacity(&field));
         table.finish();
         field.map(|field| endpoints(&field)).unwrap_or_default()
     });
-    DraftVersion { key, name, endpoints: endpoints.unwrap_or_default() }
+    DraftVersion { key, name, endpoints: endpoints.unwrap_or_default(), capacity }
 }
 
 fn endpoints<'a>(field: &Field<'a>) -> Vec<At<'a, Endpoint>> {
@@ -206,7 +214,7 @@ fn matcher(table: &Table<'_>, keys: [Option<Field<'_>>; 3], value: Option<At<'_,
     match keys {
         [Some(header), None, None] => header_matcher(&header, value),
         [None, Some(cookie), None] => {
-            let name = token(&cookie)?;
+            let name = value::cookie_name(&cookie)?;
             let value = sendable(value, |b| b.is_ascii_graphic() && b != b';').ok()?;
             Some(Matcher::Cookie { name, value })
         }
@@ -229,23 +237,9 @@ fn matcher(table: &Table<'_>, keys: [Option<Field<'_>>; 3], value: Option<At<'_,
 }
 
 fn header_matcher(field: &Field<'_>, value: Option<At<'_, &str>>) -> Option<Matcher> {
-    let At { value: text, place } = field.text(Meaning::Text("x-canary"))?;
-    let Ok(name) = http::HeaderName::from_bytes(text.as_bytes()) else {
-        place.error(format!("`{}` is not a header name", clipped(text)), "letters, digits and `-`, such as `x-canary`");
-        return None;
-    };
+    let name = value::header_name(field)?;
     let value = sendable(value, |b| b == b' ' || b.is_ascii_graphic()).ok()?;
     Some(Matcher::Header { name, value })
-}
-
-/// A cookie's name (RFC 6265 §4.1.1): the same alphabet as a header's, its case kept.
-fn token(field: &Field<'_>) -> Option<String> {
-    let At { value: text, place } = field.text(Meaning::Text("canary"))?;
-    if http::HeaderName::from_bytes(text.as_bytes()).is_ok() {
-        return Some(text.to_owned());
-    }
-    place.error(format!("`{}` is not a cookie name", clipped(text)), "letters, digits, `-` and `_`, such as `canary`");
-    None
 }
 
 pub(super) fn query_name(field: &Field<'_>) -> Option<String> {
@@ -280,6 +274,13 @@ fn rollback(field: Field<'_>) -> Policy {
     }
     if let Some(field) = table.get("latency") {
         policy.latency = if switched_off(&field, LATENCY) { None } else { latency_limit(field) };
+    }
+    if let Some(field) = table.get("exposure") {
+        policy.exposure = if switched_off(&field, admission::EXPOSURE) {
+            ExposureBudget::default()
+        } else {
+            admission::exposure(field)
+        };
     }
     if let Some(mode) = table.get("mode").and_then(|field| value::word(&field, MODES)) {
         policy.mode = mode;

@@ -14,7 +14,8 @@ use super::retries::size;
 use super::source::{Origin, Sources};
 use super::{AccessLog, LogFormat, Settings};
 use crate::domain::action::HeaderChanges;
-use crate::domain::judge::Mode;
+use crate::domain::admission::ClientKey;
+use crate::domain::judge::{ExposureBudget, Mode};
 use crate::domain::retry::{Reasons, RetryPolicy};
 use crate::domain::route::{Condition, PathPattern, Route};
 use crate::domain::service::{Definition, PinDefinition, Target};
@@ -195,6 +196,10 @@ impl Page<'_> {
             self.table(&path_below(&format!("{path}.versions"), version.name.as_str()));
             let endpoints: Vec<String> = version.endpoints.iter().map(quoted).collect();
             self.value("endpoints", format!("[{}]", endpoints.join(", ")));
+            match version.capacity {
+                Some(capacity) => self.value("capacity", capacity),
+                None => self.absent("capacity", "unknown, and not checked"),
+            }
         }
         self.table(&format!("{path}.rollback"));
         self.limits(service);
@@ -205,6 +210,10 @@ impl Page<'_> {
         self.limit("per_try", service.timeouts.per_try);
         self.limit("total", service.timeouts.total);
         self.retries(&path, &service.retries);
+        self.rate_limit(&path, service);
+        self.table(&format!("{path}.hold"));
+        self.value("requests", service.admission.hold.requests);
+        self.duration("time", service.admission.hold.time);
     }
 
     fn retries(&mut self, path: &str, policy: &RetryPolicy) {
@@ -245,7 +254,34 @@ impl Page<'_> {
                 self.duration("latency.window", limit.window);
             }
         }
+        let ExposureBudget { failures, requests_per_second } = service.policy.exposure;
+        if failures.is_none() && requests_per_second.is_none() {
+            self.value("exposure", false);
+        }
+        if let Some(failures) = failures {
+            self.value("exposure.failures", failures);
+        }
+        if let Some(requests) = requests_per_second {
+            self.value("exposure.requests_per_second", requests);
+        }
         self.text("mode", if service.policy.mode == Mode::Observe { "observe" } else { "abort-only" });
+    }
+
+    fn rate_limit(&mut self, path: &str, service: &Definition) {
+        let Some(limit) = &service.admission.rate_limit else {
+            self.lines.push((String::new(), String::new()));
+            self.table.clear();
+            return self.absent(&format!("{path}.rate_limit"), "none");
+        };
+        self.table(&format!("{path}.rate_limit"));
+        match &limit.key {
+            ClientKey::Address => {}
+            ClientKey::Header(name) => self.text("header", name),
+            ClientKey::Cookie(name) => self.text("cookie", name),
+        }
+        self.text("rate", limit.rate);
+        self.value("burst", limit.burst);
+        self.value("keys", limit.keys);
     }
 
     fn table(&mut self, path: &str) {

@@ -6,7 +6,8 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
+use crate::domain::admission::Admission;
+use crate::domain::judge::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy};
 use crate::domain::names::VersionName;
 use crate::domain::retry::{Reason, Reasons};
 use crate::domain::service::{Target, Timeouts};
@@ -73,7 +74,7 @@ fn the_minimal_file_says_what_it_says() {
     let error_rate = Some(ErrorLimit { above: 0.05, window: Duration::from_secs(10) });
     let (above, window) = (Duration::from_secs(5), Duration::from_secs(30));
     let latency = Some(LatencyLimit { quantile: 0.99, above, window });
-    assert_eq!(shop.policy, Policy { mode: Mode::AbortOnly, error_rate, latency });
+    assert_eq!(shop.policy, Policy { mode: Mode::AbortOnly, error_rate, latency, ..Policy::default() });
 }
 
 #[test]
@@ -98,6 +99,9 @@ fn the_tour_shows_the_defaults() {
     assert_eq!(shop.policy.error_rate, plain.policy.error_rate);
     assert_eq!((shop.policy.mode, shop.timeouts), (plain.policy.mode, plain.timeouts));
     assert_eq!(shop.retries, plain.retries);
+    assert_eq!(shop.admission.hold, plain.admission.hold);
+    let limited = with("", "rate_limit = { header = \"x-api-key\", rate = \"100/s\" }", "");
+    assert_eq!(shop.admission.rate_limit, parse("limited", &limited).unwrap().services[0].admission.rate_limit);
     let bare = with("", "canary = \"v2\"\nrollback.latency = { above = \"5s\" }", V2);
     assert_eq!(shop.policy.latency, parse("bare", &bare).unwrap().services[0].policy.latency);
 }
@@ -117,7 +121,7 @@ fn services_and_versions_keep_the_order_of_the_file() {
 fn a_limit_can_be_switched_off() {
     let service = "rollback = { error_rate = false, latency = false, mode = \"observe\" }";
     let policy = &parse("off.toml", &with("", service, "")).unwrap().services[0].policy;
-    assert_eq!(*policy, Policy { mode: Mode::Observe, error_rate: None, latency: None });
+    assert_eq!(*policy, Policy { mode: Mode::Observe, error_rate: None, latency: None, ..Policy::default() });
 }
 
 #[test]
@@ -305,6 +309,35 @@ timeouts = "5s"
 #[test]
 fn an_admin_address_for_everybody_is_refused() {
     assert_snapshot!(refused(&with("admin.address = \"0.0.0.0:9900\"", "", "")));
+}
+
+#[test]
+fn what_bounds_nothing_is_not_there() {
+    let shop = &parse("x", &with("", "rate_limit = false\nrollback.exposure = false", "")).unwrap().services[0];
+    assert_eq!((&shop.admission, shop.policy.exposure), (&Admission::default(), ExposureBudget::default()));
+    assert_eq!(shop.versions[0].capacity, None);
+}
+
+#[test]
+fn bounds_in_every_bad_form() {
+    let services = [
+        "rate_limit = true",
+        "rate_limit = {}",
+        "rate_limit = { rate = 100 }",
+        "rate_limit = { rate = \"100\", burst = 0 }",
+        "rate_limit = { rate = \"0/s\", keys = \"many\" }",
+        "rate_limit = { rate = \"1/s\", header = \"x y\" }",
+        "rate_limit = { rate = \"1/s\", header = \"x\", cookie = \"y\", requests = 1 }",
+        "hold = { requests = 0, time = \"1h\" }",
+        "hold = 5",
+        "rollback.exposure = true",
+        "rollback.exposure = { failures = -1, requests_per_second = 1.5 }",
+        "rollback.exposure = { keys = 10 }",
+        "capacity = 10",
+    ];
+    let said = services.map(|service| refused(&with("", service, "")));
+    let versions = ["capacity = 0", "capacity = \"500/s\""].map(|version| refused(&with("", "", version)));
+    assert_snapshot!(said.into_iter().chain(versions).collect::<Vec<_>>().join("\n\n"));
 }
 
 #[test]
@@ -509,7 +542,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 /// Each with a value other than the default.
-const VARIABLES: [(&str, &str); 65] = [
+const VARIABLES: [(&str, &str); 74] = [
     ("PENSTOCK_WORKERS", "7"),
     ("PENSTOCK_LISTENERS_0_ADDRESS", "127.0.0.1:7001"),
     ("PENSTOCK_LISTENERS_1_ADDRESS", "127.0.0.1:7002"),
@@ -575,6 +608,15 @@ const VARIABLES: [(&str, &str); 65] = [
     ("PENSTOCK_SERVICES_SHOP_RETRIES_BUFFER", "1MiB"),
     ("PENSTOCK_SERVICES_SHOP_SHIELDING_ON", "500"),
     ("PENSTOCK_SERVICES_SHOP_SKEW_RESCUE_PATH_PREFIXES", "/assets/, /static"),
+    ("PENSTOCK_SERVICES_SHOP_VERSIONS_V2_CAPACITY", "700"),
+    ("PENSTOCK_SERVICES_SHOP_ROLLBACK_EXPOSURE_FAILURES", "70"),
+    ("PENSTOCK_SERVICES_SHOP_ROLLBACK_EXPOSURE_REQUESTS_PER_SECOND", "71"),
+    ("PENSTOCK_SERVICES_SHOP_RATE_LIMIT_HEADER", "x-client"),
+    ("PENSTOCK_SERVICES_SHOP_RATE_LIMIT_RATE", "72/m"),
+    ("PENSTOCK_SERVICES_SHOP_RATE_LIMIT_BURST", "73"),
+    ("PENSTOCK_SERVICES_SHOP_RATE_LIMIT_KEYS", "74"),
+    ("PENSTOCK_SERVICES_SHOP_HOLD_REQUESTS", "75"),
+    ("PENSTOCK_SERVICES_SHOP_HOLD_TIME", "33s"),
 ];
 
 /// The tour, with what overrides it.

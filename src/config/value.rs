@@ -106,6 +106,23 @@ pub(super) fn word<T: Copy>(field: &Field<'_>, words: &[(&'static str, T)]) -> O
     found.map(|(_, value)| *value)
 }
 
+pub(super) fn header_name(field: &Field<'_>) -> Option<http::HeaderName> {
+    let At { value: text, place } = field.text(Meaning::Text("x-canary"))?;
+    let help = "letters, digits and `-`, such as `x-canary`";
+    let message = || format!("`{}` is not a header name", clipped(text));
+    http::HeaderName::from_bytes(text.as_bytes()).map_err(|_| place.error(message(), help)).ok()
+}
+
+/// A cookie's name (RFC 6265 §4.1.1): the same alphabet as a header's, its case kept.
+pub(super) fn cookie_name(field: &Field<'_>) -> Option<String> {
+    let At { value: text, place } = field.text(Meaning::Text("canary"))?;
+    if http::HeaderName::from_bytes(text.as_bytes()).is_ok() {
+        return Some(text.to_owned());
+    }
+    place.error(format!("`{}` is not a cookie name", clipped(text)), "letters, digits, `-` and `_`, such as `canary`");
+    None
+}
+
 /// A checked name, from a key.
 pub(super) fn name<T>(key: &At<'_, &str>, new: impl Fn(&str) -> Result<T, NameError>) -> Option<T> {
     let help = "rename it: names become parts of URLs, metric labels and headers";

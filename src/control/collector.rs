@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::names::VersionId;
-use crate::domain::time::Tick;
-use crate::domain::window::{Batch, Rows, Tally, Window};
+use crate::domain::names::{ServiceName, VersionId};
+use crate::domain::time::{TICK, Tick};
+use crate::domain::window::{Batch, Rows, Tally, Turned, Window};
 
 /// How far back "recent" reaches: a minute.
 const RECENT_TICKS: u64 = 600;
@@ -16,6 +16,7 @@ pub struct Collector {
     /// Evidence of ticks that are not closed yet.
     waiting: Vec<(Tick, Rows)>,
     versions: BTreeMap<VersionId, Figures>,
+    turned: BTreeMap<ServiceName, Turned>,
     pub lost: u64,
     pub left_out: u64,
 }
@@ -47,6 +48,7 @@ impl Collector {
             workers: vec![Reported::default(); workers],
             waiting: Vec::new(),
             versions: BTreeMap::new(),
+            turned: BTreeMap::new(),
             lost: 0,
             left_out: 0,
         }
@@ -67,6 +69,9 @@ impl Collector {
         }
         for (version, count) in batch.drawn {
             self.figures(version).drawn.add(batch.tick, &draws(count));
+        }
+        for (service, turned) in batch.turned {
+            self.turned.entry(service).or_default().merge(&turned);
         }
         self.lost += batch.lost;
         self.left_out += batch.left_out;
@@ -94,6 +99,21 @@ impl Collector {
             rows.merge(some);
         }
         rows
+    }
+
+    /// Requests turned away since the process started.
+    #[must_use]
+    pub fn turned(&self, service: &ServiceName) -> Turned {
+        self.turned.get(service).copied().unwrap_or_default()
+    }
+
+    /// Coin-drawn requests of some versions per second, over the last minute, or as long as there has been.
+    pub fn rate(&mut self, versions: impl Iterator<Item = VersionId>, now: Tick) -> f64 {
+        let drawn: u64 = versions.map(|version| self.figures(version).drawn.recent(now).classes.success).sum();
+        let ticks = Window::new(RECENT_TICKS).covers(now);
+        #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+        let (drawn, ticks) = (drawn as f64, ticks.max(1) as f64);
+        drawn / (ticks * TICK.as_secs_f64())
     }
 
     pub fn figures(&mut self, version: VersionId) -> &mut Figures {

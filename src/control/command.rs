@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
+use super::capacity::{Overload, Overloaded};
 use super::engine::Resolved;
 use super::journal::{Actor, Journal};
 use super::reload::{ConfigView, Extent, NotReloaded, Reload, Reloaded};
@@ -26,9 +27,26 @@ const WAITING_RELOADS: usize = 8;
 #[derive(Debug)]
 pub enum Command {
     /// A person's request to change a service.
-    Change { service: ServiceName, request: Request, precondition: Precondition, actor: Actor, reply: Reply },
+    Change {
+        service: ServiceName,
+        request: Request,
+        precondition: Precondition,
+        overload: Overload,
+        run: Run,
+        actor: Actor,
+        reply: Reply,
+    },
     /// A file was read again.
     Declare { definitions: Vec<Definition>, resolved: Vec<Resolved>, force: Force, actor: Actor, reply: Reply },
+}
+
+/// Whether what is asked for is also done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Run {
+    #[default]
+    Real,
+    /// The same answers and refusals, and nothing changes.
+    Dry,
 }
 
 pub type Reply = oneshot::Sender<Result<Done, Refused>>;
@@ -74,6 +92,8 @@ pub enum Refused {
     PreconditionFailed { given: u64, current: u64 },
     #[error(transparent)]
     Conflict(#[from] Refusal),
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
     #[error("{}", in_use(.0))]
     InUse(Vec<InUse>),
     #[error("the store cannot keep it: {0}")]
@@ -115,9 +135,13 @@ fn in_use(versions: &[InUse]) -> String {
     versions.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Lowers, or keeps the weight of a running probe.
+/// Lowers, keeps the weight of a running probe, or lets requests wait and go on.
 fn never_raises(change: &Change) -> bool {
-    change.lowers() || matches!(change, Change::WeightSet { from, to, .. } if from == to)
+    match change {
+        Change::WeightSet { from, to, .. } if from == to => true,
+        Change::TrafficPaused { .. } | Change::TrafficResumed => true,
+        change => change.lowers(),
+    }
 }
 
 /// What the API holds of the engine: a way to ask, and pictures to read without asking.
@@ -151,9 +175,11 @@ impl Control {
         service: ServiceName,
         request: Request,
         precondition: Precondition,
+        overload: Overload,
+        run: Run,
         actor: Actor,
     ) -> Result<Done, Refused> {
-        self.command(|reply| Command::Change { service, request, precondition, actor, reply }).await
+        self.command(|reply| Command::Change { service, request, precondition, overload, run, actor, reply }).await
     }
 
     /// Puts a file's definitions in the place of the last one's; `resolved`: where their endpoints' names lead.
@@ -206,6 +232,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::admission::Admission;
     use crate::domain::error_pages::ErrorPages;
     use crate::domain::judge::{Policy, Verdict};
     use crate::domain::retry::RetryPolicy;
@@ -216,7 +243,8 @@ mod tests {
     const NOW: Moment = Moment(0);
 
     fn shop() -> State {
-        let version = |name| VersionDefinition { name: VersionName::new(name).unwrap(), endpoints: vec![] };
+        let version =
+            |name| VersionDefinition { name: VersionName::new(name).unwrap(), endpoints: vec![], capacity: None };
         State::of([Definition {
             name: ServiceName::new("shop").unwrap(),
             routes: vec![],
@@ -229,6 +257,7 @@ mod tests {
             policy: Policy::default(),
             timeouts: Timeouts::default(),
             retries: RetryPolicy::default(),
+            admission: Admission::default(),
         }])
     }
 

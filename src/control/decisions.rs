@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::journal::Entry;
+use super::journal::{Actor, Entry};
 use crate::domain::judge::Hold;
 use crate::domain::names::ServiceName;
 use crate::domain::standing::Change;
@@ -32,18 +32,20 @@ impl Decisions {
         {
             record(self.detections.entry(service.clone()).or_insert_with(latencies), ms.saturating_mul(1_000));
         }
-        let (decision, trigger) = spelt(&entry.event.change);
+        let (decision, trigger) = spelt(&entry.event.change, entry.actor == Actor::judge());
         *self.counts.entry(Decision { service, decision, trigger }).or_default() += 1;
     }
 }
 
-fn spelt(change: &Change) -> (&'static str, String) {
+fn spelt(change: &Change, by_judge: bool) -> (&'static str, String) {
     let (decision, trigger) = match change {
         Change::RolledBack { conviction, .. } => return ("rollback", conviction.trigger.to_string()),
         Change::WouldRollBack { conviction, .. } => return ("would_roll_back", conviction.trigger.to_string()),
         Change::HoldBegan { reason: Hold::SharedDegradation } => ("hold", "shared_degradation"),
         Change::HoldBegan { reason: Hold::CanaryOverLimit } => ("hold", "canary_over_limit"),
         Change::HoldEnded => ("hold_ended", "judge"),
+        Change::TrafficPaused { .. } => ("pause", "person"),
+        Change::TrafficResumed => ("resume_traffic", if by_judge { "time" } else { "person" }),
         Change::ProbeBegan { .. } => ("probe", "limit"),
         Change::ProbeEnded { .. } => ("probe_ended", "judge"),
         Change::Resumed => ("resume", "restart"),
@@ -59,7 +61,7 @@ fn spelt(change: &Change) -> (&'static str, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::journal::{Actor, Incident, Journal};
+    use crate::control::journal::{Incident, Journal};
     use crate::domain::judge::{Conviction, Trigger};
     use crate::domain::names::VersionName;
     use crate::domain::split::Weight;

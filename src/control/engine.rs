@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::boot::warn_of_ignored_weights;
+use super::capacity::{self, Overload, Overloaded};
 use super::collector::Collector;
-use super::command::{Command, Commands, Done, Force, Refused, Reply, admit};
+use super::command::{Command, Commands, Done, Force, Refused, Reply, Run, admit};
 use super::journal::{Actor, Entry, Incident, Journal};
 use super::store::{Insist, Keeper, StoreError, Stored};
 use super::view::{ServiceView, StoreView, View};
@@ -158,12 +160,19 @@ impl Engine {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Change { service, request, precondition, actor, reply } => {
+            Command::Change { service, request, precondition, overload, run, actor, reply } => {
                 let admitted = match self.state.service(&service) {
                     None => Err(Refused::NoService(service.clone())),
                     Some(state) => admit(state, self.tools.clock.now(), request, precondition),
                 };
-                match admitted {
+                let fits = |changes: Vec<Change>| match overload {
+                    Overload::Accepted => Ok(changes),
+                    Overload::Refused => self.fits(&service, &changes).map(|()| changes).map_err(Refused::from),
+                };
+                match admitted.and_then(fits) {
+                    Ok(changes) if run == Run::Dry => {
+                        self.answer(Some(reply), &service, Ok(!changes.is_empty()), false);
+                    }
                     Ok(changes) if changes.is_empty() => self.answer(Some(reply), &service, Ok(false), true),
                     Ok(changes) => self.enact(&service, changes, &actor, Some(reply)),
                     Err(refused) => self.answer(Some(reply), &service, Err(refused), true),
@@ -176,6 +185,19 @@ impl Engine {
                 self.declare(definitions, force, &actor, reply);
             }
         }
+    }
+
+    /// Whether what the changes raise can be carried.
+    fn fits(&mut self, name: &ServiceName, changes: &[Change]) -> Result<(), Overloaded> {
+        let Some(service) = self.state.service(name) else { return Ok(()) };
+        let ids = service.definition.versions.iter().filter_map(|version| service.id(&version.name));
+        let rate = self.collector.rate(ids, self.closing);
+        let snapshot = self.tools.publisher.current();
+        capacity::check(service, changes, rate, |version| {
+            let service = snapshot.services.iter().find(|service| service.name == *name);
+            let versions = service.iter().flat_map(|service| &service.versions);
+            versions.filter(|listed| listed.name == *version).map(|version| version.pool.endpoints.len()).sum()
+        })
     }
 
     fn answer(&self, reply: Option<Reply>, service: &ServiceName, result: Result<bool, Refused>, durable: bool) {
@@ -214,7 +236,7 @@ impl Engine {
             self.announce(entry);
         }
         if kept.is_empty() {
-            return;
+            return self.answer(reply, name, Ok(true), false); // what is said is not kept
         }
         let lowers = kept.iter().any(Change::lowers);
         let events = kept.into_iter().map(|change| Event { service: name.clone(), change });
@@ -362,6 +384,9 @@ impl Engine {
         self.announce_late(now);
         let names: Vec<ServiceName> = self.state.services().map(|service| service.definition.name.clone()).collect();
         for name in &names {
+            if self.state.service(name).is_some_and(|service| service.standing.paused.is_some()) {
+                self.act(name, now, Input::Passed);
+            }
             self.judge(name, tick, now, &rows);
         }
         self.publish(); // generations that opened or closed
@@ -469,7 +494,8 @@ impl Engine {
             let announced = !self.waiting.iter().any(unannounced);
             let Some(service) = self.state.service(name).filter(|_| announced) else { continue };
             let reading = self.trials.get(name).map(|trial| trial.judge.reading()).unwrap_or_default();
-            let drawn = ServiceView::draw(service, &snapshot, reading, &mut self.collector, self.closing);
+            let mut drawn = ServiceView::draw(service, &snapshot, reading, &mut self.collector, self.closing);
+            drawn.paused = service.standing.paused.map(|until| until.since(self.tools.clock.now())).map(ending);
             view.services.insert(name.clone(), Arc::new(drawn));
         }
         self.store_view(view);
@@ -506,6 +532,11 @@ impl Waiting {
     }
 }
 
+/// When what lasts so long is over.
+fn ending(left: Duration) -> Timestamp {
+    Timestamp::now().checked_add(left).unwrap_or(Timestamp::MAX)
+}
+
 fn by_judge(entry: &Entry) -> bool {
     matches!(entry.event.change, Change::RolledBack { .. } | Change::WouldRollBack { .. })
 }
@@ -524,7 +555,7 @@ impl Trial {
         for (drawn, row) in rows.of(self.exposure) {
             self.incident.canary_requests += row.canary.routed;
             self.incident.canary_failures += row.canary.ended.failure;
-            self.incident.exposed_failures += row.canary.ended.failure - row.canary.hidden;
+            self.incident.exposed_failures += row.canary.exposed;
             if row.canary.ended.failure > 0 {
                 let routed = drawn.tick.begin();
                 self.failing = match self.failing {

@@ -165,6 +165,8 @@ fn log(entry: &Entry) {
         Change::Resumed => tracing::info!(%service, "judging anew after a restart"),
         Change::HoldBegan { reason } => tracing::warn!(%service, ?reason, "verdict held"),
         Change::HoldEnded => tracing::info!(%service, "verdict no longer held"),
+        Change::TrafficPaused { for_ms, .. } => tracing::warn!(%service, for_ms, actor, "paused: new requests wait"),
+        Change::TrafficResumed => tracing::info!(%service, actor, "resumed"),
         Change::WeightSet { version, from, to } => tracing::info!(%service, %version, %from, %to, actor, "weight set"),
         Change::ProbeBegan { version, from, to, .. } => tracing::warn!(%service, %version, %from, %to, "probe began"),
         Change::ProbeEnded { version, from, to } => tracing::warn!(%service, %version, %from, %to, "probe ended"),

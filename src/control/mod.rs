@@ -12,6 +12,7 @@
 //! The engine is the only one that changes anything, and what it decides by is pure: it lives in `domain`.
 
 pub mod boot;
+pub mod capacity;
 pub mod collector;
 pub mod command;
 pub mod decisions;

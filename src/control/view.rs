@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::collector::Collector;
 use super::store::StoreError;
+use crate::domain::admission::{Held, HoldQueue};
 use crate::domain::judge::{Hold, Mode, Reading};
 use crate::domain::names::{Exposure, ServiceName, VersionId, VersionName};
 use crate::domain::pool::Endpoint;
@@ -15,7 +18,7 @@ use crate::domain::split::{Role, Weight};
 use crate::domain::standing::{Probe, Seal};
 use crate::domain::state::ServiceState;
 use crate::domain::time::Tick;
-use crate::domain::window::Tally;
+use crate::domain::window::{Tally, Turned};
 
 /// A picture of everything, as of one tick.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +71,12 @@ pub struct ServiceView {
     pub reading: Reading,
     /// In mode `observe`: the verdict that would have been acted on.
     pub would_roll_back: Option<String>,
+    /// Until when new requests wait.
+    pub paused: Option<Timestamp>,
+    pub hold_queue: HoldQueue,
+    /// Those that wait, whenever it is asked.
+    pub held: Arc<Held>,
+    pub turned: Turned,
     pub versions: Vec<VersionView>,
 }
 
@@ -176,10 +185,20 @@ impl ServiceView {
             hold: standing.hold,
             probe: standing.probe,
             reading,
+            paused: None,
+            hold_queue: definition.admission.hold,
+            held: held(snapshot, &definition.name),
+            turned: collector.turned(&definition.name),
             would_roll_back: standing.would_roll_back.as_ref().map(|conviction| conviction.because.clone()),
             versions,
         }
     }
+}
+
+/// The count that the workers use.
+fn held(snapshot: &Snapshot, name: &ServiceName) -> Arc<Held> {
+    let service = snapshot.services.iter().find(|service| service.name == *name);
+    service.map(|service| service.gate.held.clone()).unwrap_or_default()
 }
 
 /// The canary's part of the coin-drawn requests; `None` without any, or without a canary.

@@ -4,6 +4,8 @@
 //! every decision can be replayed. This layer imports nothing else of ours (`tests/tidy.rs` holds it to that).
 
 pub mod action;
+pub mod admission;
+pub mod cap;
 pub mod cidr;
 pub mod error_pages;
 pub mod judge;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::Admission;
 use super::error_pages::ErrorPages;
 use super::judge::Policy;
 use super::names::{ServiceName, VersionName};
@@ -26,6 +27,7 @@ pub struct Definition {
     pub policy: Policy,
     pub timeouts: Timeouts,
     pub retries: RetryPolicy,
+    pub admission: Admission,
 }
 
 impl Definition {
@@ -40,6 +42,8 @@ pub struct VersionDefinition {
     pub name: VersionName,
     /// `host:port`, as written: an address, or a name to look up.
     pub endpoints: Vec<Arc<str>>,
+    /// Requests per second that each endpoint can carry, if that is known.
+    pub capacity: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

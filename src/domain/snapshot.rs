@@ -1,8 +1,11 @@
 //! What the data plane needs to know, and nothing else: one consistent picture, swapped as a whole.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use super::admission::Gate;
+use super::cap::Cap;
 use super::error_pages::ErrorPages;
 use super::names::{EndpointId, Exposure, ServiceName, VersionId, VersionName};
 use super::pool::{Endpoint, Pool};
@@ -41,6 +44,9 @@ pub struct Service {
     pub generation: Generation,
     /// Heads later than this (in microseconds) are over the service's latency limit.
     pub over_micros: Option<u64>,
+    pub gate: Gate,
+    /// Of the canary's requests per second; the same one in every snapshot that has it.
+    pub cap: Option<Arc<Cap>>,
     stamp: u64,
 }
 
@@ -103,6 +109,8 @@ impl Service {
             exposure: service.standing.exposure,
             generation: service.generation,
             over_micros: definition.policy.latency.map(|limit| micros(limit.above)),
+            gate: Gate::of(&definition.admission, service.standing.paused, before.map(|before| &before.gate)),
+            cap: cap(definition.policy.exposure.requests_per_second, before),
             stamp: service.stamp(),
         }
     }
@@ -111,6 +119,12 @@ impl Service {
     pub fn stable(&self) -> &Version {
         &self.versions[self.split.stable]
     }
+}
+
+fn cap(per_second: Option<NonZeroU32>, before: Option<&Service>) -> Option<Arc<Cap>> {
+    let per_second = per_second?;
+    let same = before.and_then(|before| before.cap.clone()).filter(|cap| cap.per_second() == per_second);
+    Some(same.unwrap_or_else(|| Arc::new(Cap::new(per_second))))
 }
 
 /// The split with seals resolved: a pin to a sealed version leads to stable.
@@ -149,6 +163,7 @@ fn pool(version: &VersionDefinition, state: &State, known: Option<&Pool>, endpoi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::admission::Admission;
     use crate::domain::judge::Policy;
     use crate::domain::route::{HostPattern, Request, Route};
     use crate::domain::service::{Definition, PinDefinition};
@@ -158,7 +173,7 @@ mod tests {
 
     fn shop() -> Definition {
         let name = |text: &str| VersionName::new(text).unwrap();
-        let version = |text: &str| VersionDefinition { name: name(text), endpoints: vec![text.into()] };
+        let version = |text: &str| VersionDefinition { name: name(text), endpoints: vec![text.into()], capacity: None };
         let matcher = Matcher::Query { name: "canary".into(), value: None };
         Definition {
             name: ServiceName::new("shop").unwrap(),
@@ -172,6 +187,7 @@ mod tests {
             policy: Policy::default(),
             timeouts: Timeouts::default(),
             retries: RetryPolicy::default(),
+            admission: Admission::default(),
         }
     }
 

@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::cap::Cap;
 use super::route::Facts;
+use super::time::Moment;
 
 /// The canary's share of new requests, in basis points of the whole (0.01 %).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -191,6 +193,8 @@ pub enum Selected {
     Weight,
     /// By a pin: recorded, marked, never evidence.
     Forced,
+    /// To stable without a toss, because the canary has as many requests as it may: recorded, never evidence.
+    Capped,
 }
 
 impl Selected {
@@ -199,7 +203,26 @@ impl Selected {
         match self {
             Selected::Weight => "weight",
             Selected::Forced => "forced",
+            Selected::Capped => "capped",
         }
+    }
+}
+
+impl Choice {
+    /// What becomes of it when the canary's requests per second are capped. The room is looked at as it was before the
+    /// coin fell, and a request for which there was none is evidence for nobody; see [`super::cap`].
+    #[must_use]
+    pub fn within(self, cap: Option<&Cap>, split: &Split, now: Moment) -> Choice {
+        let Some(cap) = cap.filter(|_| self.selected == Selected::Weight && !split.weight.is_zero()) else {
+            return self;
+        };
+        if !cap.has_room(now) {
+            return Choice { version: split.stable, selected: Selected::Capped };
+        }
+        if Some(self.version) == split.canary {
+            cap.take(now);
+        }
+        self
     }
 }
 
@@ -311,6 +334,49 @@ mod tests {
         assert_eq!(chosen(&Request::get("/?xcanary=0")), 0);
     }
 
+    fn cap(per_second: u32) -> Cap {
+        Cap::new(std::num::NonZeroU32::new(per_second).unwrap())
+    }
+
+    #[test]
+    fn a_capped_coin_is_still_the_coin_that_it_says_to_be() {
+        // Bursts far above the cap, and quiet stretches below it.
+        let (split, cap, mut luck) = (split(Weight::HALF, vec![]), cap(50), fastrand::Rng::with_seed(7));
+        let (mut now, mut drawn, mut canary, mut capped) = (0, 0u32, 0u32, 0u32);
+        for n in 0..200_000u64 {
+            now += if n % 20_000 < 10_000 { luck.u64(..2_000) } else { luck.u64(..60_000) };
+            let choice = split.choose(&Request::get("/").facts(), luck.u64(..));
+            match choice.within(Some(&cap), &split, Moment(now)) {
+                Choice { version, selected: Selected::Weight } => {
+                    drawn += 1;
+                    canary += u32::from(version == 1);
+                }
+                Choice { version, .. } => {
+                    assert_eq!(version, 0, "to stable");
+                    capped += 1;
+                }
+            }
+        }
+        assert!(capped > 80_000 && drawn > 80_000, "{capped} and {drawn}");
+        let (share, five_sigma) = (f64::from(canary) / f64::from(drawn), 2.5 / f64::from(drawn).sqrt());
+        assert!((share - 0.5).abs() < five_sigma, "{share}");
+    }
+
+    #[test]
+    fn pins_and_a_weight_of_zero_are_not_capped() {
+        let cap = cap(1);
+        for _ in 0..9 {
+            cap.take(Moment(0));
+        }
+        let pinned = split(Weight::FULL, vec![header("always", 1)]);
+        let always = Request::get("/").header("x-canary", "always");
+        let chosen = pinned.choose(&always.facts(), 0);
+        assert_eq!(chosen.within(Some(&cap), &pinned, Moment(0)), chosen);
+        let idle = split(Weight::ZERO, vec![]);
+        let chosen = idle.choose(&Request::get("/").facts(), 0);
+        assert_eq!(chosen.within(Some(&cap), &idle, Moment(0)), chosen, "there is no coin to keep honest");
+    }
+
     #[test]
     fn without_a_canary_everything_is_stable() {
         let split = Split { stable: 0, canary: None, weight: Weight::FULL, pins: Box::default() };
@@ -318,6 +384,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn whether_a_request_is_capped_does_not_depend_on_its_draw(one: u64, other: u64, taken in 0..20u32, now: u32) {
+            let split = split(Weight::HALF, vec![]);
+            let capped = |draw| {
+                let cap = cap(5);
+                (0..taken).for_each(|_| cap.take(Moment(0)));
+                let choice = split.choose(&Request::get("/").facts(), draw);
+                choice.within(Some(&cap), &split, Moment(now.into())).selected == Selected::Capped
+            };
+            prop_assert_eq!(capped(one), capped(other));
+        }
+
         #[test]
         fn what_is_printed_reads_back(points in 0u16..=10_000) {
             prop_assert_eq!(Weight::parse(&Weight(points).to_string()), Ok(Weight(points)));

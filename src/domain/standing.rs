@@ -48,6 +48,9 @@ pub struct Standing {
     pub would_roll_back: Option<Conviction>,
     /// How often the judgement of this exposure was begun: once, and again at every restart.
     pub trials: u32,
+    /// Until when new requests wait. Not kept: a restart serves at once, for a forgotten pause would be an outage.
+    #[serde(skip)]
+    pub paused: Option<Moment>,
     /// No probe before this moment.
     #[serde(skip)]
     probe_again: Moment,
@@ -81,7 +84,7 @@ pub struct Probe {
 pub enum Input {
     Person(Request),
     Judged(Verdict),
-    /// Time has passed: ends a probe that convicted nobody.
+    /// Time has passed: ends a probe that convicted nobody, and a pause.
     Passed,
 }
 
@@ -92,6 +95,9 @@ pub enum Request {
     Promote,
     Abort,
     Unseal(VersionName),
+    /// New requests wait for so long, or until somebody resumes.
+    Pause(Duration),
+    Resume,
 }
 
 /// What happened to a standing; the journal is made of these.
@@ -148,6 +154,13 @@ pub enum Change {
         reason: Hold,
     },
     HoldEnded,
+    /// New requests wait.
+    TrafficPaused {
+        for_ms: u64,
+        until: Moment,
+    },
+    /// What waited goes on.
+    TrafficResumed,
 }
 
 impl Change {
@@ -165,7 +178,9 @@ impl Change {
             | Change::Unsealed { .. }
             | Change::ProbeEnded { .. }
             | Change::HoldBegan { .. }
-            | Change::HoldEnded => false,
+            | Change::HoldEnded
+            | Change::TrafficPaused { .. }
+            | Change::TrafficResumed => false,
         }
     }
 
@@ -175,10 +190,14 @@ impl Change {
         !matches!(self, Change::Resumed | Change::WouldRollBack { .. }) && self.is_kept()
     }
 
-    /// Whether it is part of what must survive: all but the holds, which come and go with the traffic.
+    /// Whether it is part of what must survive: all but the holds, which come and go with the traffic, and the pauses,
+    /// which end by themselves.
     #[must_use]
     pub fn is_kept(&self) -> bool {
-        !matches!(self, Change::HoldBegan { .. } | Change::HoldEnded)
+        !matches!(
+            self,
+            Change::HoldBegan { .. } | Change::HoldEnded | Change::TrafficPaused { .. } | Change::TrafficResumed
+        )
     }
 }
 
@@ -216,6 +235,7 @@ impl Standing {
             hold: None,
             would_roll_back: None,
             trials: 1,
+            paused: None,
             probe_again: Moment::default(),
         }
     }
@@ -276,14 +296,19 @@ impl Standing {
     /// Decides. Changes are to be applied in order; none means that everything already is as asked for.
     pub fn handle(&self, now: Moment, mode: Mode, input: Input) -> Result<Vec<Change>, Refusal> {
         match input {
-            Input::Person(request) => self.request(request),
+            Input::Person(request) => self.request(now, request),
             Input::Judged(verdict) => Ok(self.judged(now, mode, verdict)),
             Input::Passed => Ok(self.passed(now)),
         }
     }
 
-    fn request(&self, request: Request) -> Result<Vec<Change>, Refusal> {
+    fn request(&self, now: Moment, request: Request) -> Result<Vec<Change>, Refusal> {
         match (request, &self.canary) {
+            (Request::Pause(time), _) => {
+                let for_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                Ok(vec![Change::TrafficPaused { for_ms, until: now.plus(time) }])
+            }
+            (Request::Resume, _) => Ok(self.paused.map(|_| Change::TrafficResumed).into_iter().collect()),
             (Request::Unseal(version), _) if self.seals.contains_key(&version) => {
                 Ok(vec![Change::Unsealed { version }])
             }
@@ -333,11 +358,16 @@ impl Standing {
     }
 
     fn passed(&self, now: Moment) -> Vec<Change> {
+        let resumed = self.paused.filter(|until| now >= *until).map(|_| Change::TrafficResumed);
+        resumed.into_iter().chain(self.probe_passed(now)).collect()
+    }
+
+    fn probe_passed(&self, now: Moment) -> Option<Change> {
         match (&self.canary, self.probe) {
             (Some(version), Some(probe)) if now >= probe.until => {
-                vec![Change::ProbeEnded { version: version.clone(), from: self.weight, to: probe.back_to }]
+                Some(Change::ProbeEnded { version: version.clone(), from: self.weight, to: probe.back_to })
             }
-            _ => vec![],
+            _ => None,
         }
     }
 
@@ -384,6 +414,8 @@ impl Standing {
             }
             Change::HoldBegan { reason } => self.hold = Some(*reason),
             Change::HoldEnded => self.hold = None,
+            Change::TrafficPaused { until, .. } => self.paused = Some(*until),
+            Change::TrafficResumed => self.paused = None,
         }
         false
     }
@@ -538,6 +570,37 @@ mod tests {
         assert_eq!((after.stable, after.canary, after.weight), (name("v2"), None, Weight::ZERO));
     }
 
+    fn pause(seconds: u64) -> Input {
+        Input::Person(Request::Pause(Duration::from_secs(seconds)))
+    }
+
+    #[test]
+    fn a_pause_moves_nothing_and_ends_by_time_or_by_a_person() {
+        let paused = standing(percent(50)).after(NOW, pause(2));
+        assert_eq!(paused.paused, Some(Moment(3_000_000)));
+        assert_eq!(Standing { paused: None, ..paused.clone() }, standing(percent(50)));
+        assert_eq!(paused.clone().after(Moment(2_999_999), Input::Passed), paused);
+        assert_eq!(paused.clone().after(Moment(3_000_000), Input::Passed).paused, None);
+        assert_eq!(paused.clone().after(NOW, Input::Person(Request::Resume)).paused, None);
+        assert_eq!(paused.after(NOW, pause(9)).paused, Some(Moment(10_000_000)), "the last word counts");
+    }
+
+    #[test]
+    fn a_pause_does_not_outlive_the_process_and_is_not_kept() {
+        let paused = standing(percent(50)).after(NOW, pause(2));
+        let kept = serde_json::to_string(&paused).unwrap();
+        assert_eq!(serde_json::from_str::<Standing>(&kept).unwrap().paused, None);
+        let changes = paused.handle(NOW, Mode::AbortOnly, Input::Person(Request::Resume)).unwrap();
+        assert!(changes.iter().all(|change| !change.is_kept() && !change.moves() && !change.lowers()));
+    }
+
+    #[test]
+    fn a_paused_service_is_judged_and_rolled_back() {
+        let after = standing(percent(50)).after(NOW, pause(9)).after(NOW, worse());
+        assert_eq!((after.weight, after.seals.len()), (Weight::ZERO, 1));
+        assert!(after.paused.is_some());
+    }
+
     #[test]
     fn aborting_twice_is_fine_and_aborting_nothing_too() {
         let aborted = standing(percent(50)).after(NOW, Input::Person(Request::Abort));
@@ -623,6 +686,8 @@ mod tests {
             1 => Just(Input::Person(Request::Weight(Weight::FULL))),
             1 => Just(Input::Person(Request::Abort)),
             1 => Just(Input::Person(Request::Unseal(name("v2")))),
+            1 => Just(pause(5)),
+            1 => Just(Input::Person(Request::Resume)),
             1 => Just(Input::Person(Request::Promote)),
             1 => Just(worse()),
             4 => Just(Input::Judged(Verdict::Probe)),
@@ -660,7 +725,7 @@ mod tests {
                     prop_assert_eq!(used, replayed.apply(&change, Exposure(serial)));
                     serial += u32::from(used);
                     prop_assert!(!change.lowers() || standing.weight <= before.weight);
-                    if person { granted = standing.weight; }
+                    if person && change.is_kept() { granted = standing.weight; }
                 }
                 prop_assert_eq!(&standing, &replayed, "the journal replays to the same state");
                 prop_assert!(standing.weight <= granted, "the machine never goes above what a person granted");

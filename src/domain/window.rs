@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hdrhistogram::Histogram;
 
-use super::names::{Exposure, VersionId};
+use super::names::{Exposure, ServiceName, VersionId};
 use super::outcome::{Class, Classes};
 use super::retry::Retried;
 use super::split::{Role, Weight};
@@ -103,6 +103,8 @@ pub struct Arm {
     pub over: u64,
     /// Of the abandoned: the client left before the response head.
     pub unanswered: u64,
+    /// Failed requests whose failure the client saw.
+    pub exposed: u64,
     /// Of the failures: no endpoint of the version accepted a connection.
     pub unreachable: u64,
     /// Of the unreachable: the stable version answered instead, and not with a failure.
@@ -117,6 +119,7 @@ impl Arm {
         self.ended.merge(&other.ended);
         self.over += other.over;
         self.unanswered += other.unanswered;
+        self.exposed += other.exposed;
         self.unreachable += other.unreachable;
         self.rescued += other.rescued;
         self.hidden += other.hidden;
@@ -189,6 +192,28 @@ impl Rows {
     }
 }
 
+/// Requests of one service that were turned away before they had a version, or to stable by a cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turned {
+    /// Refused by the rate limit.
+    pub rate_limited: u64,
+    /// Refused by the hold queue, because it was full.
+    pub hold_full: u64,
+    /// Refused by the hold queue, after its time.
+    pub hold_late: u64,
+    /// Given to stable without a toss, because the canary had as many requests as it may.
+    pub capped: u64,
+}
+
+impl Turned {
+    pub fn merge(&mut self, other: &Turned) {
+        self.rate_limited += other.rate_limited;
+        self.hold_full += other.hold_full;
+        self.hold_late += other.hold_late;
+        self.capped += other.capped;
+    }
+}
+
 /// What one worker counted since its last batch.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -204,6 +229,8 @@ pub struct Batch {
     pub forced: BTreeMap<VersionId, u64>,
     /// Coin-drawn requests, by version (also of services without an exposure): what the observed share is made of.
     pub drawn: BTreeMap<VersionId, u64>,
+    /// Requests that did not go where they would have gone, by service.
+    pub turned: BTreeMap<ServiceName, Turned>,
     /// Outcomes owed and never settled: our bug.
     pub lost: u64,
     /// Requests left out of the evidence because a tick had more weights than are kept apart.
@@ -224,6 +251,9 @@ impl Batch {
         }
         for (version, count) in later.drawn {
             *self.drawn.entry(version).or_default() += count;
+        }
+        for (service, turned) in later.turned {
+            self.turned.entry(service).or_default().merge(&turned);
         }
         self.lost += later.lost;
         self.left_out += later.left_out;
@@ -266,6 +296,12 @@ impl Window {
             sum.merge(tally);
         }
         sum
+    }
+
+    /// Ticks that [`Window::recent`] reaches back at present; the newest of its slices is still growing.
+    #[must_use]
+    pub fn covers(&self, now: Tick) -> u64 {
+        now.0 - (now.0 / self.slice_ticks).saturating_sub(SLICES - 1) * self.slice_ticks
     }
 
     /// Everything since the window was made.

@@ -154,13 +154,13 @@ impl Dues {
                 false
             }
             Asked::Instead => {
-                self.settle_charge(Class::Failure, if good { Reach::Rescued } else { Reach::Unreachable });
                 self.see(good);
+                self.settle_charge(Class::Failure, if good { Reach::Rescued } else { Reach::Unreachable });
                 good
             }
             Asked::Shield => {
-                self.settle_charge(Class::Failure, if good { Reach::Hidden } else { Reach::Reached });
                 self.see(good);
+                self.settle_charge(Class::Failure, if good { Reach::Hidden } else { Reach::Reached });
                 good
             }
             // It is no fault of a version not to have another's assets, and the client got them.
@@ -195,8 +195,8 @@ impl Dues {
 
     /// Nobody answered for the chosen version.
     fn over(&mut self, reach: Reach) {
-        self.settle_charge(Class::Failure, reach);
         self.see(false);
+        self.settle_charge(Class::Failure, reach);
     }
 
     /// Counts a failure of the chosen version once, by whether the client was spared it.
@@ -205,7 +205,10 @@ impl Dues {
         match std::mem::replace(&mut self.seen, true) {
             true => {}
             false if spared => self.worker.recorder.shielded(chosen),
-            false => self.worker.recorder.exposed(chosen),
+            false => {
+                self.worker.recorder.exposed(chosen);
+                self.charge.iter_mut().for_each(Charge::expose);
+            }
         }
     }
 
@@ -252,6 +255,10 @@ fn charge(call: &Call) -> Option<Charge> {
         return None;
     }
     recorder.drawn(version);
+    if call.choice.selected == Selected::Capped {
+        recorder.turned(&service.name, |turned| turned.capped += 1);
+        return None;
+    }
     let role = service.split.role(call.choice.version)?;
     let (weight, generation) = (service.split.weight, service.generation);
     let drawn = Drawn { exposure: service.exposure?, tick: call.arrived.tick(), weight, generation };
@@ -281,7 +288,7 @@ mod tests {
 
     fn shop() -> Snapshot {
         let name = |text: &str| VersionName::new(text).unwrap();
-        let version = |text: &str| VersionDefinition { name: name(text), endpoints: vec![text.into()] };
+        let version = |text: &str| VersionDefinition { name: name(text), endpoints: vec![text.into()], capacity: None };
         let definition = Definition {
             error_pages: crate::domain::error_pages::ErrorPages::default(),
             name: ServiceName::new("shop").unwrap(),
@@ -294,6 +301,7 @@ mod tests {
             policy: Policy::default(),
             timeouts: Timeouts::default(),
             retries: RetryPolicy::default(),
+            admission: crate::domain::admission::Admission::default(),
         };
         let mut state = State::of([definition]);
         for (version, port) in [("v1", 1), ("v2", 2)] {

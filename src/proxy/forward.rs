@@ -33,6 +33,7 @@ pub struct Call {
     pub worker: Rc<Worker>,
     pub service: Arc<Service>,
     pub choice: Choice,
+    /// When its version was chosen.
     pub arrived: Moment,
     pub request_id: HeaderValue,
     pub form: Form,

@@ -13,6 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::access::Access;
+use super::admission::{Admitted, admit};
 use super::body::Outgoing;
 use super::forward::{Call, forward};
 use super::headers::{self, Client, Unfit};
@@ -24,6 +25,7 @@ use crate::domain::error_pages::ErrorPages;
 use crate::domain::route::Facts;
 use crate::domain::snapshot::Service;
 use crate::domain::split::Choice;
+use crate::domain::time::Moment;
 
 /// Answers one request.
 pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incoming>) -> Response<Outgoing> {
@@ -31,8 +33,8 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     let (parts, body) = request.into_parts();
     let access = Access::begin(worker, client, &parts, arrived, &request_id);
     let form = Form::of(&parts.headers);
-    let response = match route(worker, client, &request_id, parts, access.as_deref()) {
-        Ok(Routed { parts, service, choice, actions }) => {
+    let response = match route(worker, client, &request_id, parts, arrived, access.as_deref()).await {
+        Ok(Routed { parts, service, choice, actions, arrived }) => {
             let upload = Upload::new(body, &worker.deadlines);
             if let Some(access) = &access {
                 access.uploads(upload.progress());
@@ -61,6 +63,8 @@ struct Routed {
     service: Arc<Service>,
     choice: Choice,
     actions: Option<Arc<Actions>>,
+    /// When its coin fell.
+    arrived: Moment,
 }
 
 /// Why no endpoint is asked.
@@ -97,12 +101,14 @@ fn to_https(port: u16, parts: &Parts, authority: Option<&Authority>) -> Unrouted
     }
 }
 
-/// Finds a request's service and version, and makes it fit for an endpoint.
-fn route(
+/// Finds a request's service and version, and makes it fit for an endpoint. Returns the moment that its version was
+/// chosen at as well: a request may have been held until then.
+async fn route(
     worker: &Worker,
     client: &Client,
     request_id: &HeaderValue,
     mut parts: Parts,
+    mut arrived: Moment,
     access: Option<&Access>,
 ) -> Result<Routed, Unrouted> {
     let authority = headers::check(&parts).map_err(Fault::Unfit)?;
@@ -114,7 +120,13 @@ fn route(
     {
         return Err(Fault::Misdirected.into());
     }
-    let (service, choice, actions) = choose(worker, client, &parts, authority.as_ref())?;
+    let (mut service, mut choice, mut actions) = choose(worker, client, &parts, authority.as_ref())?;
+    let admitted = admit(worker, client, &parts.headers, &service).await;
+    if admitted.map_err(|fault| Unrouted::Fault(fault, service.error_pages.clone()))? == Admitted::Held {
+        (service, choice, actions) = choose(worker, client, &parts, authority.as_ref())?;
+        arrived = worker.now(); // its coin fell only now
+    }
+    choice = choice.within(service.cap.as_deref(), &service.split, arrived);
     if let Some(access) = access {
         access.chosen(authority.as_ref(), &service, choice);
     }
@@ -125,7 +137,7 @@ fn route(
     if let Some(actions) = &actions {
         act(actions, &mut parts).map_err(|fault| Unrouted::Fault(fault, service.error_pages.clone()))?;
     }
-    Ok(Routed { parts, service, choice, actions })
+    Ok(Routed { parts, service, choice, actions, arrived })
 }
 
 type Chosen = (Arc<Service>, Choice, Option<Arc<Actions>>);

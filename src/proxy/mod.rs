@@ -4,6 +4,7 @@
 //!  listener ──▶ worker ──▶ connection ──▶ handle ──▶ forward ──▶ attempt ──▶ upstream
 //!  (accepts)   (a thread)  (one client)   (check,    (one after  (one)       (connections
 //!                 │                        route,     the other)              to endpoints)
+//!                 │                        admit,       │                       │
 //!                 │                        choose)      │                       │
 //!                 ▼ every tick                          ▼                       ▼
 //!              link::Batch ◀── recorder ◀── settles ── dues ◀────────────────── body
@@ -15,6 +16,7 @@
 
 mod access;
 mod activity;
+mod admission;
 mod attempt;
 mod body;
 mod connection;
@@ -23,6 +25,8 @@ mod dues;
 mod forward;
 mod handle;
 mod headers;
+mod hold;
+mod limiter;
 mod lines;
 mod listener;
 mod recorder;
@@ -108,6 +112,7 @@ pub fn start(
         clock,
         subscriber: subscriber.clone(),
         batches,
+        limiters: Arc::default(),
         phase: watched,
     };
     let (mut threads, mut desks, mut loads) = (Vec::new(), Vec::new(), Vec::new());

@@ -8,12 +8,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::thread;
 
-use crate::domain::names::VersionId;
+use crate::domain::names::{ServiceName, VersionId};
 use crate::domain::outcome::Class;
 use crate::domain::retry::{Reason, Retried};
 use crate::domain::split::Role;
 use crate::domain::time::{Moment, Tick};
-use crate::domain::window::{Arm, Batch, Drawn, tally};
+use crate::domain::window::{Arm, Batch, Drawn, Turned, tally};
 
 /// One worker's counts.
 #[derive(Debug, Default)]
@@ -40,6 +40,7 @@ pub struct Charge {
     drawn: Drawn,
     role: Role,
     over_micros: Option<u64>,
+    exposed: bool,
     settled: bool,
 }
 
@@ -68,7 +69,7 @@ impl Recorder {
             return None;
         };
         row.arm(role).routed += 1;
-        Some(Charge { recorder: self.clone(), drawn, role, over_micros, settled: false })
+        Some(Charge { recorder: self.clone(), drawn, role, over_micros, exposed: false, settled: false })
     }
 
     pub fn drawn(&self, version: VersionId) {
@@ -77,6 +78,15 @@ impl Recorder {
 
     pub fn forced(&self, version: VersionId) {
         *self.batch.borrow_mut().forced.entry(version).or_default() += 1;
+    }
+
+    /// A request of `service` that did not go where it would have gone.
+    pub fn turned(&self, service: &ServiceName, count: impl FnOnce(&mut Turned)) {
+        let mut batch = self.batch.borrow_mut();
+        match batch.turned.get_mut(service) {
+            Some(turned) => count(turned),
+            None => count(batch.turned.entry(service.clone()).or_default()),
+        }
     }
 
     /// A failure of `version` that another version's answer hid from the client.
@@ -146,13 +156,20 @@ impl Drop for Owed {
 }
 
 impl Charge {
+    /// The client sees that it failed.
+    pub fn expose(&mut self) {
+        self.exposed = true;
+    }
+
     pub fn settle(mut self, class: Class, head_micros: Option<u64>, reach: Reach) {
         self.settled = true;
         let late = head_micros.zip(self.over_micros).is_some_and(|(head, limit)| head > limit);
+        let exposed = self.exposed;
         self.end(|arm| {
             arm.ended.add(class);
             arm.over += u64::from(late && matches!(class, Class::Success | Class::Rejected));
             arm.unanswered += u64::from(class == Class::Abandoned && head_micros.is_none());
+            arm.exposed += u64::from(exposed);
             arm.unreachable += u64::from(matches!(reach, Reach::Unreachable | Reach::Rescued));
             arm.rescued += u64::from(reach == Reach::Rescued);
             arm.hidden += u64::from(matches!(reach, Reach::Rescued | Reach::Hidden));

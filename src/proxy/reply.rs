@@ -1,6 +1,7 @@
 //! The answers we make ourselves, when no endpoint did.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -30,19 +31,45 @@ pub enum Fault {
     RequestTimeout,
     /// The request's body broke off or was malformed.
     BadBody,
+    /// The client has asked more often than it may; again after so many seconds.
+    RateLimited(u32),
+    /// The service is paused, and no more requests may wait for it.
+    HoldFull,
+    /// The service was paused for longer than a request waits.
+    HoldLate,
+    /// The service is paused, and we stop.
+    HoldStopping,
     /// Asked for over a connection that is for another name.
     Misdirected,
     Unfit(Unfit),
 }
 
 impl Fault {
+    /// `wait`: until the client's next request passes.
+    #[must_use]
+    pub fn rate_limited(wait: Duration) -> Fault {
+        let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Fault::RateLimited(u32::try_from(whole.max(1)).unwrap_or(u32::MAX))
+    }
+
+    /// In seconds.
+    fn retry_after(self) -> Option<u32> {
+        match self {
+            Fault::RateLimited(seconds) => Some(seconds),
+            fault => (fault.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
+        }
+    }
+
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
             Fault::NoRoute => StatusCode::NOT_FOUND,
             Fault::Denied => StatusCode::FORBIDDEN,
             Fault::LongTarget => StatusCode::URI_TOO_LONG,
-            Fault::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Fault::NoEndpoint | Fault::HoldFull | Fault::HoldLate | Fault::HoldStopping => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Fault::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Fault::ConnectionRefused | Fault::ConnectionTerminated | Fault::MalformedResponse => {
                 StatusCode::BAD_GATEWAY
             }
@@ -60,8 +87,8 @@ impl Fault {
     pub fn error(self) -> &'static str {
         match self {
             Fault::NoRoute => "destination_not_found",
-            Fault::Denied => "http_request_denied",
-            Fault::NoEndpoint => "destination_unavailable",
+            Fault::Denied | Fault::RateLimited(_) => "http_request_denied",
+            Fault::NoEndpoint | Fault::HoldFull | Fault::HoldLate | Fault::HoldStopping => "destination_unavailable",
             Fault::ConnectionRefused => "connection_refused",
             Fault::ConnectionTimeout => "connection_timeout",
             Fault::ConnectionTerminated => "connection_terminated",
@@ -81,6 +108,9 @@ impl Fault {
             Fault::Denied => "this address may not ask for this".into(),
             Fault::LongTarget => "the request's target is too long".into(),
             Fault::NoEndpoint => "the service has no endpoint to answer right now; try again shortly".into(),
+            Fault::RateLimited(seconds) => format!("too many requests; try again in {seconds} s").into(),
+            Fault::HoldFull | Fault::HoldLate => "the service is paused for a moment; try again shortly".into(),
+            Fault::HoldStopping => "the server is stopping; try again shortly".into(),
             Fault::ConnectionRefused => "the service does not accept connections".into(),
             Fault::ConnectionTimeout => "the service did not accept a connection in time".into(),
             Fault::ConnectionTerminated => "the service ended the connection before it answered".into(),
@@ -152,8 +182,8 @@ pub fn fault(fault: Fault, form: Form, request_id: &HeaderValue) -> Response<Ful
     if let Ok(status) = HeaderValue::try_from(format!("penstock; error={}", fault.error())) {
         headers.insert(PROXY_STATUS, status);
     }
-    if fault.status() == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    if let Some(seconds) = fault.retry_after() {
+        headers.insert(header::RETRY_AFTER, seconds.into());
     }
     if fault.ends_connection() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -232,6 +262,17 @@ mod tests {
         assert_eq!(Form::of(&HeaderMap::new()), Form::Problem);
         let page = text(fault(Fault::NoRoute, Form::Page, &HeaderValue::from_static("id"))).await;
         assert!(page.contains("<h1>404 Not Found</h1>"));
+    }
+
+    #[test]
+    fn a_client_that_asks_too_often_is_told_when_to_ask_again() {
+        for (millis, seconds) in [(0, "1"), (1, "1"), (1_000, "1"), (1_001, "2"), (59_500, "60")] {
+            let limited = Fault::rate_limited(Duration::from_millis(millis));
+            let response = fault(limited, Form::Problem, &HeaderValue::from_static("id"));
+            assert_eq!(response.status(), 429);
+            assert_eq!(response.headers()["retry-after"], seconds);
+            assert_eq!(response.headers()["proxy-status"], "penstock; error=http_request_denied");
+        }
     }
 
     #[test]

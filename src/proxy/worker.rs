@@ -14,6 +14,8 @@ use tokio::task::LocalSet;
 
 use super::deadline::Deadlines;
 use super::handle::request_id;
+use super::hold::Holds;
+use super::limiter::{Limiters, Shared};
 use super::lines::{Lines, Sink};
 use super::listener::Accepted;
 use super::recorder::Recorder;
@@ -30,6 +32,8 @@ use crate::link::{BatchSender, Clock, Subscriber};
 const WAITING_SOCKETS: usize = 1_024;
 /// Idle upstream connections are looked over this often.
 const REAP_TICKS: u64 = 10;
+/// So are the limiters' buckets.
+const SWEEP_TICKS: u64 = 10;
 
 /// What one worker thread owns.
 #[derive(Debug)]
@@ -41,6 +45,9 @@ pub struct Worker {
     pub recorder: Rc<Recorder>,
     pub upstreams: Upstreams,
     pub deadlines: Rc<Deadlines>,
+    pub limiters: Limiters,
+    /// Requests of paused services.
+    pub holds: Holds,
     pub load: Arc<Load>,
     pub handshakes: Gate,
     /// Earned by the requests of ticks that have ended.
@@ -77,6 +84,7 @@ pub struct Setup {
     pub clock: Clock,
     pub subscriber: Subscriber,
     pub batches: BatchSender,
+    pub limiters: Arc<Shared>,
     pub phase: watch::Receiver<Phase>,
 }
 
@@ -99,7 +107,7 @@ pub fn start(index: usize, setup: Setup) -> io::Result<Handle> {
 async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<Accepted>) {
     let mut flush = tokio::time::interval_at(setup.clock.instant(worker.now().tick().end()).into(), TICK);
     flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut unsent = None;
+    let (mut unsent, mut published) = (None, setup.subscriber.published());
     loop {
         tokio::select! {
             _ = flush.tick() => {
@@ -110,6 +118,7 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
                     break;
                 }
             }
+            () = published.changed() => worker.look_at_holds(),
             Some(accepted) = accepted.recv() => welcome(&worker, accepted),
             Ok(()) = setup.phase.changed() => match *setup.phase.borrow_and_update() {
                 Phase::Serving => {}
@@ -140,6 +149,8 @@ impl Worker {
             recorder: Rc::default(),
             upstreams: Upstreams::default(),
             deadlines: Rc::default(),
+            limiters: Limiters::new(setup.clock, setup.limiters.clone()),
+            holds: Holds::default(),
             load,
             handshakes: Gate::default(),
             budgets: RefCell::default(),
@@ -162,6 +173,7 @@ impl Worker {
             clock: Clock::start(),
             subscriber,
             batches: crate::link::batches().0,
+            limiters: Arc::default(),
             phase: watch::channel(Phase::Serving).1,
         };
         Rc::new(Worker::new(0, &setup, Arc::default()))
@@ -197,8 +209,15 @@ impl Worker {
         self.draining.get()
     }
 
+    /// Lets go who waits for a service that is not paused any more.
+    fn look_at_holds(&self) {
+        let now = self.now();
+        self.with_snapshot(|snapshot| self.holds.look(snapshot, now));
+    }
+
     fn drain(&self) {
         self.draining.set(Some(self.now()));
+        self.holds.stop();
         self.deadlines.wake_all(); // every connection has a deadline, and looks at `draining` when woken
     }
 
@@ -228,6 +247,10 @@ impl Worker {
             lines.flush();
         }
         self.deadlines.sweep(now);
+        self.look_at_holds(); // a pause may be over
+        if ended.0.is_multiple_of(SWEEP_TICKS) {
+            self.with_snapshot(|snapshot| self.limiters.tick(now, snapshot));
+        }
         if ended.0.is_multiple_of(REAP_TICKS) {
             self.upstreams.reap(now);
             self.budgets.borrow_mut().forget(ended);

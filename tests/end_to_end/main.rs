@@ -14,6 +14,7 @@ mod clients;
 mod faults;
 mod forwarding;
 mod framing;
+mod limits;
 mod memory;
 mod metrics;
 mod recording;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use penstock::control::command::Precondition;
+use penstock::domain::admission::Admission;
 use penstock::domain::error_pages::ErrorPages;
 use penstock::domain::judge::{LatencyLimit, Mode, Policy};
 use penstock::domain::names::{EndpointId, ServiceName, VersionId, VersionName};
@@ -291,6 +292,7 @@ impl World {
                 *self.workers[worker].batch.forced.entry(id).or_default() += 1;
                 None
             }
+            Selected::Capped => unreachable!("nothing is capped here"),
             Selected::Weight => {
                 *self.drawn.entry(id).or_default() += 1;
                 *self.workers[worker].batch.drawn.entry(id).or_default() += 1;
@@ -446,6 +448,8 @@ impl World {
             10 => Request::Unseal(version("v1")),
             11..=13 => Request::Weight(Weight::FULL),
             14..=16 => Request::Weight(Weight::ZERO),
+            17 => Request::Pause(Duration::from_millis(self.luck.u64(1..5_000))),
+            18 => Request::Resume,
             _ => Request::Weight(Weight::from_basis_points(self.luck.u16(..=10_000)).expect("at most everything")),
         };
         let current = self.engine.state.services().next().expect("the only service").revision;
@@ -464,7 +468,7 @@ impl World {
         let lowers = match request {
             Request::Weight(to) => *to < before.weight || before.canary.is_none() && to.is_zero(),
             Request::Abort => true,
-            Request::Promote | Request::Unseal(_) => false,
+            Request::Promote | Request::Unseal(_) | Request::Pause(_) | Request::Resume => false,
         };
         let raises = matches!(request, Request::Weight(to) if *to > before.weight) || *request == Request::Promote;
         let result = self.engine.command(self.now, request.clone(), precondition);
@@ -567,8 +571,8 @@ fn definition(luck: &mut fastrand::Rng, canary: Canary) -> Definition {
         routes: vec![],
         error_pages: ErrorPages::default(),
         versions: vec![
-            VersionDefinition { name: v1.clone(), endpoints: endpoints(1) },
-            VersionDefinition { name: v2.clone(), endpoints: endpoints(2) },
+            VersionDefinition { name: v1.clone(), endpoints: endpoints(1), capacity: None },
+            VersionDefinition { name: v2.clone(), endpoints: endpoints(2), capacity: None },
         ],
         stable: v1,
         canary: Some(v2.clone()),
@@ -577,6 +581,7 @@ fn definition(luck: &mut fastrand::Rng, canary: Canary) -> Definition {
         policy: Policy { mode, latency, ..Policy::default() },
         timeouts: Timeouts { response_head: Duration::from_secs(pick(luck, &[3, 30])), ..Timeouts::default() },
         retries: RetryPolicy::default(),
+        admission: Admission::default(),
     }
 }
 

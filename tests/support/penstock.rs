@@ -33,6 +33,8 @@ pub struct Setup {
     drain: &'static str,
     linger: &'static str,
     more: &'static str,
+    workers: Option<usize>,
+    capacity: Option<u32>,
     alone: bool,
 }
 
@@ -78,6 +80,16 @@ impl Setup {
         Setup { more, ..self }
     }
 
+    /// Two, unless said otherwise.
+    pub fn workers(self, workers: usize) -> Setup {
+        Setup { workers: Some(workers), ..self }
+    }
+
+    /// Of each endpoint of the canary, in requests per second.
+    pub fn capacity(self, capacity: u32) -> Setup {
+        Setup { capacity: Some(capacity), ..self }
+    }
+
     /// No other test runs meanwhile: for what is measured.
     pub fn alone(self) -> Setup {
         Setup { alone: true, ..self }
@@ -86,10 +98,15 @@ impl Setup {
     pub fn text(&self) -> String {
         let list = |all: &[SocketAddr]| all.iter().map(|one| format!("\"{one}\"")).collect::<Vec<_>>().join(", ");
         let mut text = format!(
-            "workers = 2\n[[listeners]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+            "workers = {}\n[[listeners]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
              [timeouts]\n{}\n[shutdown]\nlinger = \"{}\"\ndrain = \"{}\"\n\
              [services.shop]\nroutes = [{}]\nstable = \"v1\"\npins = [{}]\n",
-            self.clients, self.linger, self.drain, self.routes, self.pins
+            self.workers.unwrap_or(2),
+            self.clients,
+            self.linger,
+            self.drain,
+            self.routes,
+            self.pins
         );
         if let Some(weight) = self.weight {
             let _ = writeln!(text, "canary = \"v2\"\nweight = \"{weight}\"");
@@ -100,6 +117,9 @@ impl Setup {
         let _ = writeln!(text, "[services.shop.versions.v1]\nendpoints = [{}]", list(&self.stable));
         if self.weight.is_some() {
             let _ = writeln!(text, "[services.shop.versions.v2]\nendpoints = [{}]", list(&self.canary));
+            if let Some(capacity) = self.capacity {
+                let _ = writeln!(text, "capacity = {capacity}");
+            }
         }
         text + more
     }

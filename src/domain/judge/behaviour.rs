@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Conviction, Hold, Judge, LatencyLimit, Policy, Trigger, Verdict};
+use super::{Conviction, ExposureBudget, Hold, Judge, LatencyLimit, Policy, Trigger, Verdict};
 use crate::domain::names::Exposure;
 use crate::domain::split::{Role, Weight};
 use crate::domain::time::Tick;
@@ -275,6 +275,27 @@ fn a_canary_that_refuses_everybody_is_convicted_by_the_comparison() {
     median("404 to everyone, 10 %, 200/s", 20, refusing);
     assert_eq!(refusing(1).conviction().trigger, Trigger::Evidence);
     assert!(refusing(1).conviction().because.starts_with("requests rejected (4xx) by the canary"));
+}
+
+#[test]
+fn a_spent_exposure_budget_ends_it_whatever_the_statistics_say() {
+    let exposure = ExposureBudget { failures: Some(3), requests_per_second: None };
+    let mut judge = Judge::new(&Policy { exposure, ..Policy::default() }, HEAD, 1);
+    let mut tick = |now, exposed| {
+        let (mut rows, weight) = (Rows::default(), Weight::HALF);
+        let drawn = Drawn { exposure: Exposure(1), tick: Tick(now), weight, generation: judge.generation() };
+        let row = rows.row(drawn).unwrap();
+        (row.canary.routed, row.canary.ended.failure, row.canary.exposed) = (exposed, exposed, exposed);
+        // Stable does no better: nothing speaks against the canary.
+        (row.stable.routed, row.stable.ended.failure) = (2, 2);
+        (judge.tick(Tick(now), weight, rows.iter()), judge.reading())
+    };
+    assert_eq!(tick(1, 2).0, Verdict::Undecided);
+    assert_eq!(tick(2, 0).0, Verdict::Undecided);
+    let (verdict, reading) = tick(3, 1);
+    let Verdict::Worse(conviction) = verdict else { panic!("{verdict:?}") };
+    assert_eq!((conviction.trigger, reading.exposure.failures), (Trigger::ExposureBudget, 3));
+    assert!(reading.towards_1000 < 1_000.0, "a budget is no evidence: {}", reading.towards_1000);
 }
 
 #[test]

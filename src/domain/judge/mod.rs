@@ -1,14 +1,16 @@
 //! The verdict on a canary, from counts alone.
 //!
 //! ```text
-//!  rows, by the tick in which the coin fell ──┬─> health    no endpoint accepts a connection, stable answers instead
+//!  rows, by the tick in which the coin fell ──┬─> exposure  more failures seen by clients than the operator allows
+//!                                             ├─> health    no endpoint accepts a connection, stable answers instead
 //!                                             ├─> outage    the canary is down and stable is not: generations of coins
 //!                                             ├─> settle ──┬─> evidence <─ bets   the comparison: failures, rejected
 //!                                             │  (in the   └─> limit's comparison without tolerance
 //!                                             │ coins' order)
 //!                                             └─> limit     each arm against a fixed share: holds and probes, and lets
 //!                                                           the comparison without tolerance act
-//!   verdict, first that holds: worse (health, outage, evidence, limit), hold (shared), probe, hold (canary), undecided
+//!   verdict, first that holds: worse (health, outage, evidence, limit, exposure), hold (shared), probe,
+//!                              hold (canary), undecided
 //! ```
 //!
 //! **The idea.** The proxy flips the coin that sends a request to the canary, so it knows the chance that any one error
@@ -32,6 +34,7 @@
 
 pub mod bets;
 pub mod evidence;
+pub mod exposure;
 pub mod health;
 pub mod limit;
 pub mod logs;
@@ -42,14 +45,15 @@ mod verdict;
 
 use std::time::Duration;
 
-pub use self::policy::{ErrorLimit, LatencyLimit, Mode, Policy};
+pub use self::policy::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy};
 pub use self::verdict::{
-    ComparisonReading, Conviction, Family, FamilyReading, Hold, LimitReading, Limited, OutageReading, Reading, Seen,
-    Trigger, Verdict,
+    ComparisonReading, Conviction, ExposureReading, Family, FamilyReading, Hold, LimitReading, Limited, OutageReading,
+    Reading, Seen, Trigger, Verdict,
 };
 
 use self::bets::{Counts, Tolerance};
 use self::evidence::{Budget, Evidence};
+use self::exposure::Spending;
 use self::health::Health;
 use self::limit::Limit;
 use self::outage::{Flow, OutageGuard};
@@ -84,6 +88,7 @@ pub struct Judge {
     last: Option<Tick>,
     canary: Seen,
     stable: Seen,
+    spending: Spending,
     health: Health,
     outage: OutageGuard,
     slots: Ring,
@@ -109,6 +114,7 @@ impl Judge {
             last: None,
             canary: Seen::default(),
             stable: Seen::default(),
+            spending: Spending::new(policy.exposure.failures, trial),
             health: Health::default(),
             outage: OutageGuard::new(for_outage),
             slots: Ring::new(Slack::Hundredth, patience(response_head.max(PATIENCE))),
@@ -155,6 +161,7 @@ impl Judge {
             all.canary_ok += ended.canary_ok;
             all.stable_bad += ended.stable_bad;
             all.stable_ok += ended.stable_ok;
+            self.spending.count(row);
             self.health.count(drawn.tick, row);
             self.outage.count(&flow(drawn, row, ended));
             self.slots.count(drawn, row);
@@ -207,7 +214,8 @@ impl Judge {
 
     fn decide(&mut self, weight: Weight, compared: Option<Conviction>) -> Verdict {
         if self.convicted.is_none() {
-            self.convicted = self.by_health().or_else(|| self.by_outage()).or(compared).or_else(|| self.by_limit());
+            let judged = self.by_health().or_else(|| self.by_outage()).or(compared).or_else(|| self.by_limit());
+            self.convicted = judged.or_else(|| self.by_budget());
         }
         if let Some(conviction) = &self.convicted {
             self.hold = None;
@@ -279,6 +287,17 @@ impl Judge {
         Some(self.conviction(Trigger::Limit, log_e, threshold, because))
     }
 
+    fn by_budget(&self) -> Option<Conviction> {
+        let budget = self.spending.budget().filter(|_| self.spending.is_spent())?;
+        let because = format!(
+            "clients saw {} failures of the canary, and the exposure budget is {budget}; whether it is worse than \
+             stable is not said by that",
+            self.spending.exposed()
+        );
+        let log_e = self.comparison.log_e().unwrap_or_default();
+        Some(self.conviction(Trigger::ExposureBudget, log_e, self.comparison.threshold(), because))
+    }
+
     fn conviction(&self, trigger: Trigger, log_e: f64, threshold: f64, because: String) -> Conviction {
         Conviction { trigger, log_e, threshold, because, canary: self.canary, stable: self.stable }
     }
@@ -313,6 +332,7 @@ impl Judge {
                 generations: self.outage.generations(),
             },
             limits: self.limits().map(|(limited, limit)| limit_reading(limited, limit)).collect(),
+            exposure: ExposureReading { failures: self.spending.exposed(), budget: self.spending.budget() },
             hold: self.hold,
             canary: self.canary,
             stable: self.stable,

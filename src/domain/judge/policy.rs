@@ -1,5 +1,6 @@
 //! What an operator declares about rolling back.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ pub struct Policy {
     pub mode: Mode,
     pub error_rate: Option<ErrorLimit>,
     pub latency: Option<LatencyLimit>,
+    pub exposure: ExposureBudget,
 }
 
 /// What the machine may do with its verdict.
@@ -21,6 +23,15 @@ pub enum Mode {
     AbortOnly,
     /// Judges and records, and leaves the weight alone.
     Observe,
+}
+
+/// What a canary may cost, whatever the statistics say. Nothing is limited unless declared; see [`super::exposure`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExposureBudget {
+    /// Failures that clients may see, per exposure.
+    pub failures: Option<u64>,
+    /// A cap on the canary's requests.
+    pub requests_per_second: Option<NonZeroU32>,
 }
 
 /// An absolute limit on the share of failures.
@@ -43,6 +54,11 @@ pub struct LatencyLimit {
 impl Default for Policy {
     fn default() -> Policy {
         let error_rate = ErrorLimit { above: 0.05, window: Duration::from_secs(10) };
-        Policy { mode: Mode::default(), error_rate: Some(error_rate), latency: None }
+        Policy {
+            mode: Mode::default(),
+            error_rate: Some(error_rate),
+            latency: None,
+            exposure: ExposureBudget::default(),
+        }
     }
 }

@@ -38,6 +38,8 @@ pub enum Trigger {
     Limit,
     /// No endpoint of the canary accepts a connection.
     Health,
+    /// Clients saw as many failures as the operator allows; says nothing about stable.
+    ExposureBudget,
 }
 
 impl std::fmt::Display for Trigger {
@@ -47,6 +49,7 @@ impl std::fmt::Display for Trigger {
             Trigger::Outage => "outage",
             Trigger::Limit => "limit",
             Trigger::Health => "health",
+            Trigger::ExposureBudget => "exposure_budget",
         })
     }
 }
@@ -55,7 +58,8 @@ impl std::fmt::Display for Trigger {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Conviction {
     pub trigger: Trigger,
-    /// Natural logarithm of the evidence; infinite evidence (health) is stated as the threshold.
+    /// Natural logarithm of the evidence; infinite evidence (health) is stated as the threshold. An exposure budget
+    /// states the comparison's, which did not convict.
     pub log_e: f64,
     /// Natural logarithm of what was needed.
     pub threshold: f64,
@@ -81,9 +85,20 @@ pub struct Reading {
     pub comparison: ComparisonReading,
     pub outage: OutageReading,
     pub limits: Vec<LimitReading>,
+    #[serde(default)]
+    pub exposure: ExposureReading,
     pub hold: Option<Hold>,
     pub canary: Seen,
     pub stable: Seen,
+}
+
+/// The exposure budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ExposureReading {
+    /// Failures of the canary that clients saw in this exposure, since the process started.
+    pub failures: u64,
+    /// So many take the canary's traffic away; `None`: no budget.
+    pub budget: Option<u64>,
 }
 
 /// The comparison of the arms.
