@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use super::access::Access;
 use super::body::Outgoing;
 use super::forward::{Call, forward};
-use super::headers::{self, Client};
+use super::headers::{self, Client, Unfit};
 use super::reply::{self, Fault, Form};
 use super::upstream::Upload;
 use super::worker::Worker;
@@ -31,6 +31,13 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     let (parts, body) = request.into_parts();
     let access = Access::begin(worker, client, &parts, arrived, &request_id);
     let form = Form::of(&parts.headers);
+    if let Some(port) = client.redirect_to() {
+        let response = to_https(port, &parts, form, &request_id).map(Outgoing::own);
+        if let Some(access) = &access {
+            access.answered(response.status(), response.body().is_end_stream());
+        }
+        return response.map(|body| body.logged(access));
+    }
     let response = match route(worker, client, &request_id, parts, access.as_deref()) {
         Ok(Routed { parts, service, choice, actions }) => {
             let upload = Upload::new(body, &worker.deadlines);
@@ -85,6 +92,24 @@ impl Unrouted {
     }
 }
 
+/// The same place, over TLS.
+fn to_https(port: u16, parts: &Parts, form: Form, request_id: &HeaderValue) -> Response<Full<Bytes>> {
+    let place = headers::check(parts).map(|authority| {
+        let host = authority.as_ref().map(Authority::host)?;
+        let port = if port == 443 { String::new() } else { format!(":{port}") };
+        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        Some(format!("https://{host}{port}{}", if path.starts_with('/') { path } else { "/" }))
+    });
+    match place {
+        Ok(Some(place)) => match HeaderValue::try_from(place) {
+            Ok(location) => reply::redirect(StatusCode::PERMANENT_REDIRECT, location, request_id),
+            Err(_) => reply::fault(Fault::LongTarget, form, request_id),
+        },
+        Ok(None) => reply::fault(Fault::Unfit(Unfit::Host), form, request_id),
+        Err(unfit) => reply::fault(Fault::Unfit(unfit), form, request_id),
+    }
+}
+
 /// Finds a request's service and version, and makes it fit for an endpoint.
 fn route(
     worker: &Worker,
@@ -94,11 +119,16 @@ fn route(
     access: Option<&Access>,
 ) -> Result<Routed, Unrouted> {
     let authority = headers::check(&parts).map_err(Fault::Unfit)?;
+    if let Some(authority) = &authority
+        && client.is_misdirected(authority.host())
+    {
+        return Err(Fault::Misdirected.into());
+    }
     let (service, choice, actions) = choose(worker, client, &parts, authority.as_ref())?;
     if let Some(access) = access {
         access.chosen(authority.as_ref(), &service, choice);
     }
-    headers::forward(&mut parts.headers, client, authority.as_ref(), request_id.clone());
+    headers::forward(&mut parts.headers, client, parts.version, authority.as_ref(), request_id.clone());
     parts.uri = origin_form(parts.uri);
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();

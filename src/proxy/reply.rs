@@ -30,6 +30,8 @@ pub enum Fault {
     RequestTimeout,
     /// The request's body broke off or was malformed.
     BadBody,
+    /// Asked for over a connection that is for another name.
+    Misdirected,
     Unfit(Unfit),
 }
 
@@ -46,6 +48,7 @@ impl Fault {
             }
             Fault::ConnectionTimeout | Fault::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Fault::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Fault::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Fault::Unfit(Unfit::Connect) => StatusCode::NOT_IMPLEMENTED,
             Fault::Unfit(Unfit::Loop) => StatusCode::LOOP_DETECTED,
             Fault::Unfit(_) | Fault::BadBody => StatusCode::BAD_REQUEST,
@@ -65,7 +68,9 @@ impl Fault {
             Fault::MalformedResponse => "http_protocol_error",
             Fault::ResponseTimeout => "http_response_timeout",
             Fault::Unfit(Unfit::Loop) => "proxy_loop_detected",
-            Fault::RequestTimeout | Fault::BadBody | Fault::LongTarget | Fault::Unfit(_) => "http_request_error",
+            Fault::RequestTimeout | Fault::BadBody | Fault::LongTarget | Fault::Misdirected | Fault::Unfit(_) => {
+                "http_request_error"
+            }
         }
     }
 
@@ -83,6 +88,7 @@ impl Fault {
             Fault::ResponseTimeout => "the service did not answer in time".into(),
             Fault::RequestTimeout => "the request did not arrive in time".into(),
             Fault::BadBody => "the request's body could not be read".into(),
+            Fault::Misdirected => "this connection is for another host; ask over a new one".into(),
             Fault::Unfit(unfit) => unfit.to_string().into(),
         }
     }
