@@ -7,6 +7,7 @@
 
 mod access_log;
 mod reload;
+mod secrets;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -25,6 +26,8 @@ use tokio::task::JoinHandle;
 
 use self::reload::Reloader;
 pub use self::reload::Source;
+use self::secrets::Keyring;
+pub use self::secrets::NoSecret;
 use crate::admin::{self, Outside, Readiness};
 use crate::config::Settings;
 use crate::control::boot::{Beginning, BootError, boot, open};
@@ -84,6 +87,8 @@ pub enum StartError {
     Admin(#[from] admin::BindError),
     #[error(transparent)]
     Boot(#[from] BootError),
+    #[error(transparent)]
+    Secret(#[from] NoSecret),
     #[error("cannot open the access log `{0}`: {1}")]
     AccessLog(PathBuf, #[source] io::Error),
     #[error("cannot start a thread: {0}")]
@@ -112,6 +117,9 @@ impl StartError {
             StartError::Boot(BootError::InUse(_)) => {
                 "list the version again, move its traffic first, or start with `--force-drain`"
             }
+            StartError::Secret(_) => {
+                "put a line of at least 16 characters there, such as `openssl rand -hex 32` gives, and let this user read it"
+            }
             StartError::AccessLog(..) => "make its folder, and let this user write there",
             StartError::Thread(_) => "raise the limit on threads (`ulimit -u`), or lower `workers`",
         }
@@ -124,7 +132,7 @@ pub fn start(settings: Settings) -> Result<App, StartError> {
 }
 
 /// Starts everything, as asked for.
-pub fn start_with(settings: Settings, options: Options) -> Result<App, StartError> {
+pub fn start_with(mut settings: Settings, options: Options) -> Result<App, StartError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
     let survives = {
@@ -133,6 +141,8 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     };
     drop(survives); // its handler stays: a file at its size limit fails a write, as a full disk does, and kills nobody
     let opened = open(settings.store.as_deref())?;
+    let mut keyring = Keyring::new(settings.store.clone());
+    keyring.provide(&mut settings.services)?;
     let listeners = bind(&runtime, &settings.listeners)?;
     let access_log = access_log::start(&runtime, &settings.log)?;
     let admin = admin::bind(settings.admin)?;
@@ -171,8 +181,14 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     if let (Some(every), Some(source)) = (poll, &options.source) {
         runtime.spawn(reload::at_changes(control.clone(), source.file.clone(), every));
     }
-    let reloader =
-        Reloader { source: options.source, control: control.clone(), knobs: proxy.knobs(), names, in_force: settings };
+    let reloader = Reloader {
+        source: options.source,
+        control: control.clone(),
+        knobs: proxy.knobs(),
+        names,
+        keyring,
+        in_force: settings,
+    };
     runtime.spawn(reloader.run(reloads));
     let log = access_log.as_ref().map(proxy::Log::shared);
     let log_dropped = Box::new(move || log.as_ref().map_or(0, |log| log.dropped()));

@@ -54,6 +54,7 @@ pub fn shop() -> Definition {
         weight: percent(10),
         pins: vec![],
         policy: Policy::default(),
+        sticky: None,
         timeouts: Timeouts::default(),
     }
 }
@@ -218,6 +219,7 @@ impl Inside {
             recent: tally.clone(),
             all: tally,
             forced: 0,
+            sticky: 0,
         }
     }
 }

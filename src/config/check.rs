@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::file::{At, Field, Place, Table};
 use super::problem::{Problems, clipped};
 use super::service::{Draft, role};
+use super::sticky;
 use super::value::{self, Bounds, Endpoint, first_twin};
 use super::{AccessLog, LogFormat, LogLevel, LogSettings, Settings};
 use crate::domain::route::Route;
@@ -36,6 +37,7 @@ pub(super) fn settings(mut root: Table<'_>) -> Option<Settings> {
     check_paths(store.as_ref(), log.access_path.as_ref());
     check_loops(&listeners, admin.as_ref(), &services);
     check_routes(&services);
+    sticky::check_names(&services);
     services.iter().for_each(check_service);
 
     let services: Option<Vec<Definition>> = services.into_iter().map(Draft::build).collect();

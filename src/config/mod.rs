@@ -23,6 +23,7 @@ mod problem;
 mod service;
 mod show;
 mod source;
+mod sticky;
 mod syntax;
 mod value;
 

@@ -110,8 +110,22 @@ const SERVICE: Shape = Shape::Table(&[
     ("pins", Shape::Items(&PIN)),
     ("versions", Shape::Named(&Shape::Table(&[("endpoints", Shape::One(Kind::Texts))]))),
     ("rollback", Shape::Table(&[("error_rate", ERROR_RATE), ("latency", LATENCY), ("mode", TEXT)])),
+    ("sticky", Shape::Table(&STICKY)),
     ("timeouts", Shape::Table(&[("connect", TEXT), ("response_head", TEXT), ("body_idle", TEXT)])),
 ]);
+
+const STICKY: [(&str, Shape); 10] = [
+    ("by", TEXT),
+    ("header", TEXT),
+    ("cookie", TEXT),
+    ("cookie_name", TEXT),
+    ("same_site", TEXT),
+    ("max_age", TEXT),
+    ("secure", Shape::One(Kind::BooleanOrText)),
+    ("cohort", TEXT),
+    ("secret_file", TEXT),
+    ("secret_env", TEXT),
+];
 
 const PIN: Shape =
     Shape::Table(&[("header", TEXT), ("cookie", TEXT), ("query", TEXT), ("value", TEXT), ("version", TEXT)]);

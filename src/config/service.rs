@@ -1,15 +1,18 @@
 //! `[services.NAME]`: from a table to a checked [`Definition`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{At, Field, Meaning, Place, Table, closest, listed};
 use super::problem::clipped;
+use super::sticky;
 use super::value::{self, Bounds, Endpoint, Percentages};
-use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
+use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy, Unit};
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::route::{HostPattern, Route};
 use crate::domain::service::{Definition, PinDefinition, Target, Timeouts, VersionDefinition};
 use crate::domain::split::{Matcher, Role, Weight};
+use crate::domain::sticky::Stickiness;
 
 /// A service as far as it could be read: enough to check it against itself and the others even when parts are wrong.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub(super) struct Draft<'a> {
     pub weight: Option<At<'a, Weight>>,
     pub pins: Vec<DraftPin<'a>>,
     policy: Policy,
+    pub sticky: Option<Stickiness>,
     timeouts: Timeouts,
 }
 
@@ -61,6 +65,7 @@ impl<'a> Draft<'a> {
             weight: table.get("weight").and_then(|field| value::percentage(&field, &WEIGHTS)),
             pins: table.get("pins").map(|field| pins(&field)).unwrap_or_default(),
             policy: table.get("rollback").map(rollback).unwrap_or_default(),
+            sticky: table.get("sticky").and_then(sticky::read),
             timeouts: table.get("timeouts").map(timeouts).unwrap_or_default(),
         };
         table.finish();
@@ -113,7 +118,8 @@ impl<'a> Draft<'a> {
             canary,
             weight: self.weight.map(|weight| weight.value).unwrap_or_default(),
             pins: pins?,
-            policy: self.policy,
+            policy: Policy { unit: self.sticky.as_ref().map_or(Unit::Request, sticky::unit), ..self.policy },
+            sticky: self.sticky.map(Arc::new),
             timeouts: self.timeouts,
         })
     }
@@ -219,7 +225,7 @@ fn matcher(table: &Table<'_>, keys: [Option<Field<'_>>; 3], value: Option<At<'_,
     match keys {
         [Some(header), None, None] => header_matcher(&header, value),
         [None, Some(cookie), None] => {
-            let name = token(&cookie)?;
+            let name = token(&cookie, "canary")?;
             let value = sendable(value, |b| b.is_ascii_graphic() && b != b';').ok()?;
             Some(Matcher::Cookie { name, value })
         }
@@ -242,22 +248,29 @@ fn matcher(table: &Table<'_>, keys: [Option<Field<'_>>; 3], value: Option<At<'_,
 }
 
 fn header_matcher(field: &Field<'_>, value: Option<At<'_, &str>>) -> Option<Matcher> {
-    let At { value: text, place } = field.text(Meaning::Text("x-canary"))?;
-    let Ok(name) = http::HeaderName::from_bytes(text.as_bytes()) else {
-        place.error(format!("`{}` is not a header name", clipped(text)), "letters, digits and `-`, such as `x-canary`");
-        return None;
-    };
+    let name = header_name(field, "x-canary")?;
     let value = sendable(value, |b| b == b' ' || b.is_ascii_graphic()).ok()?;
     Some(Matcher::Header { name, value })
 }
 
+pub(super) fn header_name(field: &Field<'_>, example: &'static str) -> Option<http::HeaderName> {
+    let At { value: text, place } = field.text(Meaning::Text(example))?;
+    let name = http::HeaderName::from_bytes(text.as_bytes()).ok();
+    if name.is_none() {
+        let help = format!("letters, digits and `-`, such as `{example}`");
+        place.error(format!("`{}` is not a header name", clipped(text)), help);
+    }
+    name
+}
+
 /// A cookie's name (RFC 6265 §4.1.1): the same alphabet as a header's, its case kept.
-fn token(field: &Field<'_>) -> Option<String> {
-    let At { value: text, place } = field.text(Meaning::Text("canary"))?;
+pub(super) fn token(field: &Field<'_>, example: &'static str) -> Option<String> {
+    let At { value: text, place } = field.text(Meaning::Text(example))?;
     if http::HeaderName::from_bytes(text.as_bytes()).is_ok() {
         return Some(text.to_owned());
     }
-    place.error(format!("`{}` is not a cookie name", clipped(text)), "letters, digits, `-` and `_`, such as `canary`");
+    let help = format!("letters, digits, `-` and `_`, such as `{example}`");
+    place.error(format!("`{}` is not a cookie name", clipped(text)), help);
     None
 }
 

@@ -224,6 +224,7 @@ mod tests {
             weight: percent(80),
             pins: vec![],
             policy: Policy::default(),
+            sticky: None,
             timeouts: Timeouts::default(),
         }])
     }

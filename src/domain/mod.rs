@@ -3,15 +3,18 @@
 //! Nothing here owns a clock, a socket, a task or a source of luck: time and draws are arguments, so that
 //! every decision can be replayed. This layer imports nothing else of ours (`tests/tidy.rs` holds it to that).
 
+pub mod cookie;
 pub mod judge;
 pub mod names;
 pub mod outcome;
 pub mod pool;
 pub mod route;
 pub mod service;
+pub mod sessions;
 pub mod snapshot;
 pub mod split;
 pub mod standing;
 pub mod state;
+pub mod sticky;
 pub mod time;
 pub mod window;

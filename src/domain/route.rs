@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use http::HeaderMap;
 
@@ -13,6 +14,7 @@ pub struct Facts<'a> {
     pub path: &'a str,
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
+    pub client: IpAddr,
 }
 
 impl<'a> Facts<'a> {
@@ -186,6 +188,7 @@ impl Request {
             path: self.uri.path(),
             query: self.uri.query(),
             headers: &self.headers,
+            client: IpAddr::from([192, 0, 2, 1]),
         }
     }
 }
@@ -293,7 +296,8 @@ mod tests {
             let mut router = Router::default();
             for (index, route) in routes.iter().enumerate() { router.add(route, index); }
             let headers = HeaderMap::new();
-            let facts = Facts { host: &host, path: &path, query: None, headers: &headers };
+            let client = [192, 0, 2, 1].into();
+            let facts = Facts { host: &host, path: &path, query: None, headers: &headers, client };
             prop_assert_eq!(router.route(&facts), linear(&routes, &host, &path));
         }
     }

@@ -7,6 +7,7 @@ use super::judge::Policy;
 use super::names::{ServiceName, VersionName};
 use super::route::Route;
 use super::split::{Matcher, Weight};
+use super::sticky::Stickiness;
 
 /// One declared service. Everything in it is consistent: `stable` and `canary` name listed versions, and differ.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +22,8 @@ pub struct Definition {
     pub weight: Weight,
     pub pins: Vec<PinDefinition>,
     pub policy: Policy,
+    /// `None`: every request is drawn for itself.
+    pub sticky: Option<Arc<Stickiness>>,
     pub timeouts: Timeouts,
 }
 

@@ -14,7 +14,7 @@ use super::access::Access;
 use super::body::{Observed, Outgoing};
 use super::deadline::{Deadline, Elapsed};
 use super::headers::strip_hop_by_hop;
-use super::recorder::{Charge, Owed, Reach};
+use super::recorder::{Charge, Met, Owed, Reach};
 use super::reply::{self, Fault, Form};
 use super::upstream::{Channel, Failed, Progress, Upload, UploadState};
 use super::worker::Worker;
@@ -25,7 +25,7 @@ use crate::domain::service::Timeouts;
 use crate::domain::snapshot::{Service, Version};
 use crate::domain::split::{Choice, Selected};
 use crate::domain::time::Moment;
-use crate::domain::window::Drawn;
+use crate::domain::window::{Coin, Drawn};
 
 /// Endpoints of one version that are tried before it counts as unreachable.
 const TRIES: usize = 3;
@@ -363,7 +363,7 @@ impl Dues {
 
     fn settle_charge(&mut self, class: Class, reach: Reach) {
         if let Some(charge) = self.charge.take() {
-            charge.settle(class, self.head_micros, reach);
+            charge.settle(class, self.head_micros, reach, || self.worker.now());
         }
     }
 }
@@ -389,8 +389,14 @@ fn charge(call: &Call) -> Option<Charge> {
         return None;
     }
     recorder.drawn(version);
+    if call.choice.selected == Selected::Sticky {
+        recorder.sticky(version);
+    }
     let role = service.split.role(call.choice.version)?;
     let (weight, generation) = (service.split.weight, service.generation);
-    let drawn = Drawn { exposure: service.exposure?, tick: call.arrived.tick(), weight, generation };
-    recorder.charge(drawn, role, service.over_micros)
+    let (exposure, tick) = (service.exposure?, call.arrived.tick());
+    let met = call.choice.assigned.and_then(|assigned| Met::begin(service, assigned));
+    let coin = met.as_ref().map_or(Coin::Tossed, |met| met.coin);
+    let drawn = Drawn { exposure, tick, weight, generation, coin };
+    Some(recorder.charge(drawn, role, service.over_micros)?.of_session(met))
 }

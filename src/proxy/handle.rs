@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::access::Access;
 use super::body::Outgoing;
+use super::cookies;
 use super::forward::{Call, forward};
 use super::headers::{self, Client};
 use super::reply::{self, Fault, Form};
@@ -34,8 +35,13 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
                 access.uploads(upload.progress());
             }
             let access = access.clone();
+            let cookie = service.split.set_cookie(&choice);
             let call = Call { worker: worker.clone(), service, choice, arrived, request_id, form, access };
-            forward(call, Request::from_parts(parts, upload)).await
+            let mut response = forward(call, Request::from_parts(parts, upload)).await;
+            if let Some(cookie) = cookie {
+                cookies::give(&mut response, &cookie);
+            }
+            response
         }
         Err(fault) => {
             if let Some(access) = &access {
@@ -59,10 +65,11 @@ fn route(
     access: Option<&Access>,
 ) -> Result<(Parts, Arc<Service>, Choice), Fault> {
     let authority = headers::check(&parts).map_err(Fault::Unfit)?;
-    let (service, choice) = choose(worker, &parts, authority.as_ref()).ok_or(Fault::NoRoute)?;
+    let (service, choice) = choose(worker, client, &parts, authority.as_ref()).ok_or(Fault::NoRoute)?;
     if let Some(access) = access {
         access.chosen(authority.as_ref(), &service, choice);
     }
+    cookies::strip_ours(&mut parts.headers, &service);
     headers::forward(&mut parts.headers, client, authority.as_ref(), request_id.clone());
     parts.uri = origin_form(parts.uri);
     parts.version = http::Version::HTTP_11;
@@ -71,7 +78,12 @@ fn route(
 }
 
 /// Everything that is decided from one snapshot, without waiting in between.
-fn choose(worker: &Worker, parts: &Parts, authority: Option<&Authority>) -> Option<(Arc<Service>, Choice)> {
+fn choose(
+    worker: &Worker,
+    client: &Client,
+    parts: &Parts,
+    authority: Option<&Authority>,
+) -> Option<(Arc<Service>, Choice)> {
     let facts = Facts {
         host: authority.map_or("", Authority::host),
         path: match parts.uri.path() {
@@ -80,6 +92,7 @@ fn choose(worker: &Worker, parts: &Parts, authority: Option<&Authority>) -> Opti
         },
         query: parts.uri.query(),
         headers: &parts.headers,
+        client: client.ip(),
     };
     worker.with_snapshot(|snapshot| {
         let service = &snapshot.services[snapshot.router.route(&facts)?];

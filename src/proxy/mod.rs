@@ -16,6 +16,7 @@
 mod access;
 mod body;
 mod connection;
+mod cookies;
 mod deadline;
 mod forward;
 mod handle;

@@ -10,6 +10,18 @@ pub struct Policy {
     pub mode: Mode,
     pub error_rate: Option<ErrorLimit>,
     pub latency: Option<LatencyLimit>,
+    pub unit: Unit,
+}
+
+/// What one coin is tossed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unit {
+    #[default]
+    Request,
+    /// With stickiness: for a session, whose requests then all go the same way.
+    Session,
+    /// With a fixed cohort nothing is left to chance.
+    None,
 }
 
 /// What the machine may do with its verdict.
@@ -43,6 +55,6 @@ pub struct LatencyLimit {
 impl Default for Policy {
     fn default() -> Policy {
         let error_rate = ErrorLimit { above: 0.05, window: Duration::from_secs(10) };
-        Policy { mode: Mode::default(), error_rate: Some(error_rate), latency: None }
+        Policy { mode: Mode::default(), error_rate: Some(error_rate), latency: None, unit: Unit::default() }
     }
 }
