@@ -21,4 +21,5 @@ mod reload;
 mod retries;
 mod rollback;
 mod split;
+mod sticky;
 mod stopping;
