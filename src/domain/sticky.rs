@@ -77,7 +77,7 @@ pub enum SameSite {
 /// Whether the cookie is for HTTPS alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Secure {
-    /// As the client came. There are no listeners with TLS yet, so: never.
+    /// As the client came; until that is looked at, never.
     #[default]
     Auto,
     Always,
@@ -304,7 +304,7 @@ impl OwnCookie {
 }
 
 impl Secure {
-    /// Once a listener speaks TLS, it depends on the connection.
+    /// It is to depend on the client's connection: `Auto` is to hold where that speaks TLS.
     #[must_use]
     pub fn holds(self) -> bool {
         self == Secure::Always

@@ -40,6 +40,7 @@ pub struct Worker {
     pub upstreams: Upstreams,
     pub deadlines: Rc<Deadlines>,
     pub load: Arc<Load>,
+    pub handshakes: Gate,
     clock: Clock,
     subscriber: RefCell<Subscriber>,
     random: RefCell<fastrand::Rng>,
@@ -104,10 +105,7 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
                     break;
                 }
             }
-            Some(Accepted { stream, peer }) = accepted.recv() => match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => drop(tokio::task::spawn_local(connection::serve(worker.clone(), stream, peer))),
-                Err(error) => tracing::warn!(%peer, %error, "an accepted socket could not be used"),
-            },
+            Some(accepted) = accepted.recv() => welcome(&worker, accepted),
             Ok(()) = setup.phase.changed() => match *setup.phase.borrow_and_update() {
                 Phase::Serving => {}
                 Phase::Draining => worker.drain(),
@@ -116,6 +114,13 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
         }
     }
     worker.tick(&setup.batches, unsent);
+}
+
+fn welcome(worker: &Rc<Worker>, Accepted { stream, peer, rules }: Accepted) {
+    match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => drop(tokio::task::spawn_local(connection::serve(worker.clone(), stream, peer, rules))),
+        Err(error) => tracing::warn!(%peer, %error, "an accepted socket could not be used"),
+    }
 }
 
 impl Worker {
@@ -131,6 +136,7 @@ impl Worker {
             upstreams: Upstreams::default(),
             deadlines: Rc::default(),
             load,
+            handshakes: Gate::default(),
             clock: setup.clock,
             subscriber: RefCell::new(setup.subscriber.clone()),
             random: RefCell::new(fastrand::Rng::new()), // seeded by the operating system, each worker apart
@@ -195,6 +201,32 @@ impl Worker {
             self.upstreams.reap(now);
         }
         batches.try_send(batch).err()
+    }
+}
+
+/// Lets a bounded number in at a time.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Rc<Cell<u32>>);
+
+impl Gate {
+    /// `None` when `most` are in already.
+    #[must_use]
+    pub fn enter(&self, most: u32) -> Option<Entered> {
+        let inside = self.0.get();
+        (inside < most).then(|| {
+            self.0.set(inside + 1);
+            Entered(self.clone())
+        })
+    }
+}
+
+/// One that was let in; leaves when dropped.
+#[derive(Debug)]
+pub struct Entered(Gate);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get().saturating_sub(1));
     }
 }
 
