@@ -18,7 +18,7 @@ use penstock::domain::split::Weight;
 use penstock::domain::standing::Change;
 use penstock::domain::state::{Event, State};
 use penstock::domain::time::Tick;
-use penstock::domain::window::{Arm, Drawn, Generation, Row};
+use penstock::domain::window::{Arm, Coin, Drawn, Generation, Row};
 
 const WEIGHT: Weight = Weight::HALF;
 
@@ -28,7 +28,8 @@ fn rows(now: Tick, count: u64) -> Vec<(Drawn, Row)> {
     let arm = Arm { routed: 48, ended, ..Arm::default() };
     let of = |ago| {
         let tick = Tick(now.0.saturating_sub(ago));
-        let drawn = Drawn { exposure: Exposure(1), tick, weight: WEIGHT, generation: Generation(0) };
+        let drawn =
+            Drawn { exposure: Exposure(1), tick, weight: WEIGHT, generation: Generation(0), coin: Coin::Tossed };
         (drawn, Row { stable: arm, canary: arm })
     };
     (0..count).map(of).collect()
@@ -85,6 +86,7 @@ fn definition(index: usize) -> Definition {
         weight: WEIGHT,
         pins: Vec::new(),
         policy: Policy::default(),
+        sticky: None,
         timeouts: Timeouts::default(),
         retries: RetryPolicy::default(),
         admission: Admission::default(),

@@ -5,20 +5,23 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method};
-use penstock::domain::names::{EndpointId, Exposure, VersionId};
+use penstock::domain::names::{EndpointId, Exposure, ServiceName, VersionId};
 use penstock::domain::outcome::Class;
 use penstock::domain::pool::{Endpoint, Pool};
 use penstock::domain::route::{Facts, HostPattern, Route};
 use penstock::domain::router::Router;
 use penstock::domain::split::{Matcher, Pin, Role, Split, Weight};
+use penstock::domain::sticky::{Cohort, Key, OwnCookie, SecretSource, Secrets, Stickiness, Sticky};
 use penstock::domain::time::Tick;
-use penstock::domain::window::{Drawn, Generation, Rows, Tally, tally};
+use penstock::domain::window::{Coin, Drawn, Generation, Rows, Tally, tally};
+
+const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// Services, each with a host and three paths; and one for everything else.
 fn router(hosts: usize) -> Router {
@@ -47,7 +50,14 @@ fn split(pins: usize) -> Split {
         Pin { matcher: Matcher::Header { name, value: Some("always".into()) }, version: 1 }
     };
     let weight = Weight::from_basis_points(1_000).expect("a tenth");
-    Split { stable: 0, canary: Some(1), weight, pins: (0..pins).map(pin).collect() }
+    Split { stable: 0, canary: Some(1), weight, pins: (0..pins).map(pin).collect(), sticky: None }
+}
+
+fn sticky(key: Key) -> Split {
+    let secrets = Secrets::read("a secret of the benchmark").expect("long enough");
+    let declared = Stickiness { key, cohort: Cohort::Rollout, secret: SecretSource::Generated, secrets };
+    let service = ServiceName::new("shop").expect("a name");
+    Split { sticky: Some(Arc::new(Sticky::of(&service, &Arc::new(declared), Some(Exposure(1))))), ..split(0) }
 }
 
 fn pool(endpoints: u16) -> Pool {
@@ -74,6 +84,7 @@ fn finding(c: &mut Criterion) {
         path: "/api/v2/cart/items",
         query: None,
         headers: &headers,
+        client: CLIENT,
     };
     for hosts in [0, 10, 1_000] {
         let router = router(hosts);
@@ -95,7 +106,9 @@ fn one_and_many(c: &mut Criterion, headers: &HeaderMap) {
             b.iter(|| {
                 at = (at + 1) % hosts.len();
                 let (host, path) = (&*hosts[at], PATHS[at % PATHS.len()]);
-                router.route(black_box(&Facts { method: &Method::GET, host, path, query: None, headers })).is_some()
+                router
+                    .route(black_box(&Facts { method: &Method::GET, host, path, query: None, headers, client: CLIENT }))
+                    .is_some()
             });
         });
     }
@@ -103,7 +116,7 @@ fn one_and_many(c: &mut Criterion, headers: &HeaderMap) {
 
 fn choosing(c: &mut Criterion) {
     let headers = headers();
-    let facts = Facts { method: &Method::GET, host: "shop", path: "/", query: None, headers: &headers };
+    let facts = Facts { method: &Method::GET, host: "shop", path: "/", query: None, headers: &headers, client: CLIENT };
     let mut random = fastrand::Rng::with_seed(1);
     for pins in [0, 2] {
         let split = split(pins);
@@ -111,6 +124,16 @@ fn choosing(c: &mut Criterion) {
             b.iter(|| split.choose(black_box(&facts), random.u64(..)));
         });
     }
+    let by_header = sticky(Key::Header("user-agent".parse().expect("a field name")));
+    c.bench_function("choose/sticky_by_header", |b| b.iter(|| by_header.choose(black_box(&facts), random.u64(..))));
+    let own = sticky(Key::Own(OwnCookie::default()));
+    c.bench_function("choose/sticky_new_client", |b| b.iter(|| own.choose(black_box(&facts), random.u64(..))));
+    let given = own.set_cookie(&own.choose(&facts, 0)).expect("a new client gets one");
+    let mut known = headers.clone();
+    let given = HeaderValue::from_str(given.split(';').next().unwrap_or_default()).expect("a field value");
+    known.insert("cookie", given);
+    let known = Facts { headers: &known, ..facts };
+    c.bench_function("choose/sticky_known_client", |b| b.iter(|| own.choose(black_box(&known), random.u64(..))));
     for endpoints in [1, 10] {
         let pool = pool(endpoints);
         c.bench_function(&format!("pick/of_{endpoints}"), |b| b.iter(|| pool.pick(black_box(&[]), random.u64(..))));
@@ -119,7 +142,7 @@ fn choosing(c: &mut Criterion) {
 
 fn drawn(exposure: u32) -> Drawn {
     let (tick, weight, generation) = (Tick(9), Weight::HALF, Generation(1));
-    Drawn { exposure: Exposure(exposure), tick, weight, generation }
+    Drawn { exposure: Exposure(exposure), tick, weight, generation, coin: Coin::Tossed }
 }
 
 /// One worker's counts of `services` services, as the recorder keeps them.
@@ -174,6 +197,7 @@ fn everything(c: &mut Criterion) {
         path: "/api/v2/cart",
         query: None,
         headers: &headers,
+        client: CLIENT,
     };
     let mut counts = Counts::of(10);
     let mut random = fastrand::Rng::with_seed(1);

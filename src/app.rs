@@ -9,6 +9,7 @@ mod access_log;
 mod listening;
 mod reload;
 mod route;
+mod secrets;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -29,6 +30,8 @@ use self::listening::{Expiry, ListenError, socket_help};
 use self::reload::Reloader;
 pub use self::reload::Source;
 pub use self::route::explain;
+use self::secrets::Keyring;
+pub use self::secrets::NoSecret;
 use crate::admin::{self, Outside, Readiness};
 use crate::config::{self, Settings};
 use crate::control::boot::{Beginning, BootError, boot, open};
@@ -88,6 +91,8 @@ pub enum StartError {
     Admin(#[from] admin::BindError),
     #[error(transparent)]
     Boot(#[from] BootError),
+    #[error(transparent)]
+    Secret(#[from] NoSecret),
     #[error("cannot open the access log `{0}`: {1}")]
     AccessLog(PathBuf, #[source] io::Error),
     #[error("cannot start a thread: {0}")]
@@ -112,6 +117,9 @@ impl StartError {
             StartError::Boot(BootError::InUse(_)) => {
                 "list the version again, move its traffic first, or start with `--force-drain`"
             }
+            StartError::Secret(_) => {
+                "put a line of at least 16 characters there, such as `openssl rand -hex 32` gives, and let this user read it"
+            }
             StartError::AccessLog(..) => "make its folder, and let this user write there",
             StartError::Thread(_) => "raise the limit on threads (`ulimit -u`), or lower `workers`",
         }
@@ -124,7 +132,7 @@ pub fn start(settings: Settings) -> Result<App, StartError> {
 }
 
 /// Starts everything, as asked for.
-pub fn start_with(settings: Settings, options: Options) -> Result<App, StartError> {
+pub fn start_with(mut settings: Settings, options: Options) -> Result<App, StartError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().thread_name("control").build()?;
     let survives = {
@@ -133,6 +141,8 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     };
     drop(survives); // its handler stays: a file at its size limit fails a write, as a full disk does, and kills nobody
     let opened = open(settings.store.as_deref())?;
+    let mut keyring = Keyring::new(settings.store.clone());
+    keyring.provide(&mut settings.services)?;
     let listeners = bind(&runtime, &settings.listeners)?;
     let access_log = access_log::start(&runtime, &settings.log)?;
     let admin = admin::bind(settings.admin)?;
@@ -178,6 +188,7 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
         control: control.clone(),
         knobs: proxy.knobs(),
         names,
+        keyring,
         in_force: settings,
         expiry: expiry.clone(),
     };

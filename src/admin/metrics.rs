@@ -215,6 +215,8 @@ impl Picture {
         }
         let forced = counter(to, "penstock_forced_requests", "Requests sent there by a pin: never evidence")?;
         self.count_each(forced, |version| version.forced)?;
+        let sticky = counter(to, "penstock_sticky_requests", "Requests of clients who were known again")?;
+        self.count_each(sticky, |version| version.sticky)?;
         let exposed = counter(to, "penstock_exposed_failures", "Failures that a client saw")?;
         self.count_each(exposed, |version| version.all.exposed)?;
         let shielded = counter(to, "penstock_shielded_requests", "Failures that another version's answer hid")?;

@@ -1,6 +1,6 @@
 //! `POST /v1/route`: what would become of a request, and why. Nothing is forwarded, no coin is tossed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use axum::Json;
@@ -26,7 +26,7 @@ pub async fn answer(State(api): State<Api>, body: Body) -> Result<Json<RouteAnsw
 /// What would become of a request, if this snapshot were in force.
 pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<RouteAnswer, Problem> {
     let request = Request::read(question)?;
-    let facts = request.facts();
+    let facts = request.facts(question.client_address);
     let explained = snapshot.router.explain(&facts);
     let passed = explained.iter().filter_map(|(rule, fate)| passed(snapshot, rule, *fate)).take(MOST_PASSED).collect();
     let answer = RouteAnswer { passed_over: passed, ..RouteAnswer::default() };
@@ -158,9 +158,11 @@ impl Request {
         Ok(Request { method, host, path, query: url.query().map(str::to_owned), headers })
     }
 
-    fn facts(&self) -> Facts<'_> {
+    /// From nowhere, when nobody said where from.
+    fn facts(&self, client: Option<IpAddr>) -> Facts<'_> {
         let Request { method, host, path, query, headers } = self;
-        Facts { method, host, path, query: query.as_deref(), headers }
+        let client = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        Facts { method, host, path, query: query.as_deref(), headers, client }
     }
 }
 

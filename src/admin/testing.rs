@@ -60,6 +60,7 @@ pub fn shop() -> Definition {
         weight: percent(10),
         pins: vec![],
         policy: Policy::default(),
+        sticky: None,
         timeouts: Timeouts::default(),
         retries: RetryPolicy::default(),
         admission: Admission::default(),
@@ -241,6 +242,7 @@ impl Inside {
             recent: tally.clone(),
             all: tally,
             forced: 0,
+            sticky: 0,
         }
     }
 }

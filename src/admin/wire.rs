@@ -138,6 +138,9 @@ pub struct Counts {
     pub total: Classes,
     /// Pinned requests since the process started: never evidence.
     pub forced: u64,
+    /// Requests of clients who were known again and sent to where they belong, since the process started.
+    #[serde(default)]
+    pub sticky: u64,
     /// Failures that another version's answer hid from the client, since the process started.
     pub shielded: u64,
     /// Failures that a client saw, since the process started.
@@ -399,6 +402,7 @@ impl Version {
                 last_minute: version.recent.classes,
                 total: version.all.classes,
                 forced: version.forced,
+                sticky: version.sticky,
                 shielded: version.all.shielded,
                 exposed: version.all.exposed,
             },

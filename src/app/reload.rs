@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::listening::{self, Expiry, LOOK, ListenError};
+use super::secrets::Keyring;
 use super::{authorities, limits};
 use crate::config::{self, Overrides, Problems, Settings};
 use crate::control::command::{Control, Force, Reloads};
@@ -44,6 +45,7 @@ pub(super) struct Reloader {
     pub control: Control,
     pub knobs: Knobs,
     pub names: watch::Sender<BTreeSet<Arc<str>>>,
+    pub keyring: Keyring,
     pub in_force: Settings,
     pub expiry: Expiry,
 }
@@ -91,7 +93,11 @@ impl Reloader {
 
     async fn reload(&mut self, extent: Extent, force: Force, actor: Actor) -> Result<Reloaded, NotReloaded> {
         let source = self.source.clone().ok_or(NotReloaded::NoFile)?;
-        let settings = source.read().map_err(|problems| NotReloaded::Problems(listed(&problems)))?;
+        let mut settings = source.read().map_err(|problems| NotReloaded::Problems(listed(&problems)))?;
+        self.keyring.provide(&mut settings.services).map_err(|missing| {
+            let path = format!("services.{}.sticky", missing.service);
+            NotReloaded::Problems(vec![FileProblem { path, detail: missing.to_string() }])
+        })?;
         let mut warnings: Vec<String> = listed(&settings.warnings).into_iter().map(|problem| problem.detail).collect();
         warnings.extend(at_the_next_start(&self.in_force, &settings));
         if extent == Extent::Validate {

@@ -109,6 +109,7 @@ fn hold(reason: Hold) -> &'static str {
     match reason {
         Hold::SharedDegradation => "stable is over the limit as well, so the cause is shared",
         Hold::CanaryOverLimit => "the canary is over its limit, and the comparison with stable has not decided yet",
+        Hold::FewSessions => "the canary looks worse than stable, but too few sessions were seen to say so",
     }
 }
 

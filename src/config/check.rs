@@ -10,6 +10,7 @@ use super::listener::{self, Listener};
 use super::problem::{Problems, clipped};
 use super::route::route_text;
 use super::service::{Draft, role};
+use super::sticky;
 use super::value::{self, Bounds, Endpoint};
 use super::{AccessLog, LogFormat, LogLevel, LogSettings, Settings};
 use crate::domain::service::Definition;
@@ -38,6 +39,7 @@ pub(super) fn settings(mut root: Table<'_>) -> Option<Settings> {
     check_paths(store.as_ref(), log.access_path.as_ref());
     check_loops(&listeners, admin.as_ref(), &services);
     check_routes(&services);
+    sticky::check_names(&services);
     services.iter().for_each(check_service);
 
     let services: Option<Vec<Definition>> = services.into_iter().map(Draft::build).collect();
@@ -286,8 +288,18 @@ fn check_service(service: &Draft<'_>) {
         check_names(service);
     }
     check_roles(service);
+    check_cap(service);
     check_endpoints(service);
     warn_of_idle_versions(service);
+}
+
+/// A session that the cap sent to stable would change its side at the next request.
+fn check_cap(service: &Draft<'_>) {
+    if service.sticky.is_some() && service.has_cap() {
+        let message =
+            "`rollback.exposure.requests_per_second` and `sticky` do not go together: sessions stay where they are";
+        service.place.error(message, "remove one of them; with `sticky`, bound the exposure by a small `weight`");
+    }
 }
 
 /// Whatever names a version must name a listed one.

@@ -27,6 +27,7 @@ mod route;
 mod service;
 mod show;
 mod source;
+mod sticky;
 mod syntax;
 mod value;
 

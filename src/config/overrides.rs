@@ -138,6 +138,7 @@ const SERVICE: Shape = Shape::Table(&[
         "rollback",
         Shape::Table(&[("error_rate", ERROR_RATE), ("latency", LATENCY), ("exposure", EXPOSURE), ("mode", TEXT)]),
     ),
+    ("sticky", Shape::Table(&STICKY)),
     ("timeouts", TIMEOUTS),
     ("retries", RETRIES),
     ("shielding", Shape::OffOr(&[("on", Shape::One(Kind::PartTexts))])),
@@ -178,6 +179,19 @@ const ROUTE: Shape = Shape::Table(&[
 ]);
 const CONDITION: Shape = Shape::Table(&[("name", TEXT), ("value", TEXT)]);
 const CHANGES: Shape = Shape::Table(&[("set", Shape::Named(&TEXT)), ("add", Shape::Named(&TEXT)), ("remove", TEXTS)]);
+const STICKY: [(&str, Shape); 10] = [
+    ("by", TEXT),
+    ("header", TEXT),
+    ("cookie", TEXT),
+    ("cookie_name", TEXT),
+    ("same_site", TEXT),
+    ("max_age", TEXT),
+    ("secure", Shape::One(Kind::BooleanOrText)),
+    ("cohort", TEXT),
+    ("secret_file", TEXT),
+    ("secret_env", TEXT),
+];
+
 const PIN: Shape =
     Shape::Table(&[("header", TEXT), ("cookie", TEXT), ("query", TEXT), ("value", TEXT), ("version", TEXT)]);
 const ERROR_RATE: Shape = Shape::OffOr(&[("above", PART), ("window", PART)]);

@@ -8,15 +8,17 @@ use super::file::{At, Field, Meaning, Place, Table, closest, listed};
 use super::problem::clipped;
 use super::retries;
 use super::route::{ROUTES, error_pages, routes};
+use super::sticky;
 use super::value::{self, Bounds, Endpoint, Percentages};
 use crate::domain::admission::Admission;
 use crate::domain::error_pages::ErrorPages;
-use crate::domain::judge::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy};
+use crate::domain::judge::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy, Unit};
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::route::Route;
 use crate::domain::service::{Definition, PinDefinition, Target, Timeouts, VersionDefinition};
 use crate::domain::split::{Matcher, Role, Weight};
+use crate::domain::sticky::Stickiness;
 
 /// A service as far as it could be read: enough to check it against itself and the others even when parts are wrong.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub(super) struct Draft<'a> {
     pub weight: Option<At<'a, Weight>>,
     pub pins: Vec<DraftPin<'a>>,
     policy: Policy,
+    pub sticky: Option<Stickiness>,
     timeouts: Timeouts,
     retries: RetryPolicy,
     error_pages: ErrorPages,
@@ -72,6 +75,7 @@ impl<'a> Draft<'a> {
             weight: table.get("weight").and_then(|field| value::percentage(&field, &WEIGHTS)),
             pins: table.get("pins").map(|field| pins(&field)).unwrap_or_default(),
             policy: table.get("rollback").map(rollback).unwrap_or_default(),
+            sticky: table.get("sticky").and_then(sticky::read),
             timeouts: table.get("timeouts").map(timeouts).unwrap_or_default(),
             retries: retries::read(&mut table),
             error_pages: table.get("error_pages").and_then(error_pages).unwrap_or_default(),
@@ -112,6 +116,11 @@ impl<'a> Draft<'a> {
     }
 
     /// `None` when a part is wrong; that has been reported then.
+    /// Whether the canary's requests are counted by the second.
+    pub fn has_cap(&self) -> bool {
+        self.policy.exposure.requests_per_second.is_some()
+    }
+
     pub fn build(self) -> Option<Definition> {
         let versions: Option<Vec<VersionDefinition>> = self.versions?.into_iter().map(DraftVersion::build).collect();
         let pins: Option<Vec<PinDefinition>> = self.pins.into_iter().map(DraftPin::build).collect();
@@ -128,7 +137,8 @@ impl<'a> Draft<'a> {
             canary,
             weight: self.weight.map(|weight| weight.value).unwrap_or_default(),
             pins: pins?,
-            policy: self.policy,
+            policy: Policy { unit: self.sticky.as_ref().map_or(Unit::Request, sticky::unit), ..self.policy },
+            sticky: self.sticky.map(Arc::new),
             timeouts: self.timeouts,
             retries: self.retries,
             admission: self.admission,

@@ -12,6 +12,7 @@ use super::listener::{self, Certificate, Listener};
 use super::problem::Span;
 use super::retries::size;
 use super::source::{Origin, Sources};
+use super::sticky;
 use super::{AccessLog, LogFormat, Settings};
 use crate::domain::action::HeaderChanges;
 use crate::domain::admission::ClientKey;
@@ -20,6 +21,7 @@ use crate::domain::retry::{Reasons, RetryPolicy};
 use crate::domain::route::{Condition, PathPattern, Route};
 use crate::domain::service::{Definition, PinDefinition, Target};
 use crate::domain::split::{Matcher, Weight};
+use crate::domain::sticky::{Cohort, Key, SecretSource, Secure, Stickiness};
 
 /// Settings, and where each value comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -203,6 +205,10 @@ impl Page<'_> {
         }
         self.table(&format!("{path}.rollback"));
         self.limits(service);
+        if let Some(sticky) = &service.sticky {
+            self.table(&format!("{path}.sticky"));
+            self.sticky(sticky);
+        }
         self.table(&format!("{path}.timeouts"));
         self.duration("connect", service.timeouts.connect);
         self.duration("response_head", service.timeouts.response_head);
@@ -282,6 +288,39 @@ impl Page<'_> {
         self.text("rate", limit.rate);
         self.value("burst", limit.burst);
         self.value("keys", limit.keys);
+    }
+
+    fn sticky(&mut self, sticky: &Stickiness) {
+        match &sticky.key {
+            Key::Own(cookie) => {
+                self.text("by", "cookie");
+                match &cookie.name {
+                    Some(name) => self.text("cookie_name", name),
+                    None => {
+                        self.absent("cookie_name", "`penstock-SERVICE`, with `__Host-` before it where it is secure");
+                    }
+                }
+                self.text("same_site", sticky::same_site(cookie.same_site));
+                match cookie.max_age {
+                    Some(age) => self.duration("max_age", age),
+                    None => self.absent("max_age", "until the browser is closed"),
+                }
+                match cookie.secure {
+                    Secure::Auto => self.text("secure", "auto"),
+                    Secure::Always => self.value("secure", true),
+                    Secure::Never => self.value("secure", false),
+                }
+            }
+            Key::Header(name) => self.text("header", name),
+            Key::Cookie(name) => self.text("cookie", name),
+            Key::ClientAddress => self.text("by", "client-address"),
+        }
+        self.text("cohort", if sticky.cohort == Cohort::Fixed { "fixed" } else { "rollout" });
+        match &sticky.secret {
+            SecretSource::Generated => self.absent("secret_file", "made at the first start, and kept in the store"),
+            SecretSource::File(path) => self.text("secret_file", path.display()),
+            SecretSource::Environment(name) => self.text("secret_env", name),
+        }
     }
 
     fn table(&mut self, path: &str) {

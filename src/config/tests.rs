@@ -7,11 +7,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::admission::Admission;
-use crate::domain::judge::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy};
+use crate::domain::judge::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy, Unit};
 use crate::domain::names::VersionName;
 use crate::domain::retry::{Reason, Reasons};
 use crate::domain::service::{Target, Timeouts};
 use crate::domain::split::{Matcher, Weight};
+use crate::domain::sticky::{Key, OwnCookie};
 
 const MINIMAL: &str = include_str!("../../config/minimal.toml");
 const TOUR: &str = include_str!("../../config/penstock.toml");
@@ -104,6 +105,41 @@ fn the_tour_shows_the_defaults() {
     assert_eq!(shop.admission.rate_limit, parse("limited", &limited).unwrap().services[0].admission.rate_limit);
     let bare = with("", "canary = \"v2\"\nrollback.latency = { above = \"5s\" }", V2);
     assert_eq!(shop.policy.latency, parse("bare", &bare).unwrap().services[0].policy.latency);
+}
+
+#[test]
+fn stickiness_is_by_our_own_cookie_unless_another_key_is_named() {
+    let sticky = |lines: &str| {
+        let settings = parse("sticky.toml", &with("", &format!("sticky = {{ {lines} }}"), "")).unwrap();
+        let service = settings.services[0].clone();
+        (service.sticky.unwrap().key.clone(), service.policy.unit)
+    };
+    assert_eq!(sticky(""), (Key::Own(OwnCookie::default()), Unit::Session));
+    assert_eq!(sticky("by = \"cookie\", cohort = \"fixed\""), (Key::Own(OwnCookie::default()), Unit::None));
+    assert_eq!(sticky("by = \"client-address\"").0, Key::ClientAddress);
+    assert_eq!(sticky("header = \"X-User-Id\"").0, Key::Header("x-user-id".parse().unwrap()));
+    assert_eq!(sticky("cookie = \"Session\"").0, Key::Cookie("Session".into()));
+    assert_eq!(parse("plain.toml", &with("", "", "")).unwrap().services[0].sticky, None);
+}
+
+#[test]
+fn stickiness_in_every_bad_form() {
+    let tables = [
+        "by = \"header\"\ncohort = \"volunteers\"\nsame_site = \"Lax\"\nsecure = \"on\"\nmax_age = \"8d\"",
+        "header = \"x user\"\ncookie = \"session\"",
+        "header = \"x user\"\nsecret = \"hush\"",
+        "cookie = \"a=b\"\ncookie_name = \"ours\"\nsecure = true",
+        "by = \"client-address\"\nmax_age = \"1h\"",
+        "same_site = \"none\"\nmax_age = \"1s\"",
+        "cookie_name = \"__Host-ours\"\nsecret_file = \"a\"\nsecret_env = \"B\"",
+        "secret_env = \"hush, this is the secret itself\"",
+        "secret_env = \"PENSTOCK_SECRET\"\nsecret_file = \"\"",
+    ];
+    let table = |lines| with("", "", &format!("[services.shop.sticky]\n{lines}\n"));
+    let twice = "[services.shop.sticky]\ncookie_name = \"ours\"\n[services.site]\nroutes = [{ path_prefix = \"/site\" }]\n\
+                 stable = \"v1\"\nversions.v1.endpoints = [\"a:1\"]\nsticky.cookie_name = \"ours\"\n";
+    let all = tables.map(table).into_iter().chain([with("", "", twice)]);
+    assert_snapshot!(all.map(|text| refused(&text)).collect::<Vec<_>>().join("\n\n"));
 }
 
 #[test]
@@ -542,7 +578,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 /// Each with a value other than the default.
-const VARIABLES: [(&str, &str); 74] = [
+const VARIABLES: [(&str, &str); 80] = [
     ("PENSTOCK_WORKERS", "7"),
     ("PENSTOCK_LISTENERS_0_ADDRESS", "127.0.0.1:7001"),
     ("PENSTOCK_LISTENERS_1_ADDRESS", "127.0.0.1:7002"),
@@ -597,6 +633,12 @@ const VARIABLES: [(&str, &str); 74] = [
     ("PENSTOCK_SERVICES_SHOP_ROLLBACK_LATENCY_ABOVE", "1500us"),
     ("PENSTOCK_SERVICES_SHOP_ROLLBACK_LATENCY_WINDOW", "1m30s"),
     ("PENSTOCK_SERVICES_SHOP_ROLLBACK_MODE", "observe"),
+    ("PENSTOCK_SERVICES_SHOP_STICKY_COOKIE_NAME", "there"),
+    ("PENSTOCK_SERVICES_SHOP_STICKY_SAME_SITE", "strict"),
+    ("PENSTOCK_SERVICES_SHOP_STICKY_MAX_AGE", "25h"),
+    ("PENSTOCK_SERVICES_SHOP_STICKY_SECURE", "true"),
+    ("PENSTOCK_SERVICES_SHOP_STICKY_COHORT", "fixed"),
+    ("PENSTOCK_SERVICES_SHOP_STICKY_SECRET_ENV", "MINE"),
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_CONNECT", "1s"),
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_RESPONSE_HEAD", "31s"),
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_BODY_IDLE", "32s"),

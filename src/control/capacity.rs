@@ -112,6 +112,7 @@ mod tests {
             weight: percent(40),
             pins: vec![],
             policy: Policy::default(),
+            sticky: None,
             timeouts: Timeouts::default(),
             admission: Admission::default(),
         }])

@@ -33,11 +33,12 @@ pub struct Figures {
     pub window: Window,
     pub drawn: Window,
     pub forced: u64,
+    pub sticky: u64,
 }
 
 impl Default for Figures {
     fn default() -> Figures {
-        Figures { window: Window::new(RECENT_TICKS), drawn: Window::new(RECENT_TICKS), forced: 0 }
+        Figures { window: Window::new(RECENT_TICKS), drawn: Window::new(RECENT_TICKS), forced: 0, sticky: 0 }
     }
 }
 
@@ -66,6 +67,9 @@ impl Collector {
         }
         for (version, count) in batch.forced {
             self.figures(version).forced += count;
+        }
+        for (version, count) in batch.sticky {
+            self.figures(version).sticky += count;
         }
         for (version, count) in batch.drawn {
             self.figures(version).drawn.add(batch.tick, &draws(count));
@@ -133,11 +137,17 @@ mod tests {
     use super::*;
     use crate::domain::names::Exposure;
     use crate::domain::split::Weight;
-    use crate::domain::window::{Drawn, Generation};
+    use crate::domain::window::{Coin, Drawn, Generation};
 
     fn batch(worker: usize, tick: u64) -> Batch {
         let mut batch = Batch { worker, tick: Tick(tick), revision: tick, ..Batch::default() };
-        let drawn = Drawn { exposure: Exposure(1), tick: Tick(tick), weight: Weight::HALF, generation: Generation(0) };
+        let drawn = Drawn {
+            exposure: Exposure(1),
+            tick: Tick(tick),
+            weight: Weight::HALF,
+            generation: Generation(0),
+            coin: Coin::Tossed,
+        };
         batch.requests.row(drawn).unwrap().canary.routed += 1;
         batch
     }

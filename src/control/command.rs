@@ -255,6 +255,7 @@ mod tests {
             weight: percent(80),
             pins: vec![],
             policy: Policy::default(),
+            sticky: None,
             timeouts: Timeouts::default(),
             retries: RetryPolicy::default(),
             admission: Admission::default(),

@@ -43,6 +43,7 @@ fn spelt(change: &Change, by_judge: bool) -> (&'static str, String) {
         Change::WouldRollBack { conviction, .. } => return ("would_roll_back", conviction.trigger.to_string()),
         Change::HoldBegan { reason: Hold::SharedDegradation } => ("hold", "shared_degradation"),
         Change::HoldBegan { reason: Hold::CanaryOverLimit } => ("hold", "canary_over_limit"),
+        Change::HoldBegan { reason: Hold::FewSessions } => ("hold", "few_sessions"),
         Change::HoldEnded => ("hold_ended", "judge"),
         Change::TrafficPaused { .. } => ("pause", "person"),
         Change::TrafficResumed => ("resume_traffic", if by_judge { "time" } else { "person" }),

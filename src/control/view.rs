@@ -122,6 +122,8 @@ pub struct VersionView {
     pub all: Arc<Tally>,
     /// Pinned requests since the process started.
     pub forced: u64,
+    /// Requests of clients who were known again, since the process started.
+    pub sticky: u64,
 }
 
 /// An endpoint as declared, with the addresses that it resolved to.
@@ -165,6 +167,7 @@ impl ServiceView {
                 recent: Arc::new(collector.figures(id).window.recent(now)),
                 all: Arc::new(collector.figures(id).window.all().clone()),
                 forced: collector.figures(id).forced,
+                sticky: collector.figures(id).sticky,
             })
         });
         let versions: Vec<VersionView> = versions.collect();

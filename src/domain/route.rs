@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method};
@@ -19,6 +20,7 @@ pub struct Facts<'a> {
     pub path: &'a str,
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
+    pub client: IpAddr,
 }
 
 impl<'a> Facts<'a> {
@@ -357,6 +359,7 @@ impl Request {
             path: self.uri.path(),
             query: self.uri.query(),
             headers: &self.headers,
+            client: IpAddr::from([192, 0, 2, 1]),
         }
     }
 }

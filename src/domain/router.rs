@@ -410,6 +410,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     use crate::domain::route::{Condition, Conditions, Line, Request};
 
     fn router(routes: &[(&str, &str)]) -> Router {
@@ -525,7 +527,8 @@ mod tests {
         let router = router(&[("*.example.com", "/a/b"), ("*", "/")]);
         let (host, path) = ("a.".repeat(30_000), "/a".repeat(30_000));
         let headers = HeaderMap::new();
-        let facts = Facts { method: &Method::GET, host: &host, path: &path, query: None, headers: &headers };
+        let facts =
+            Facts { method: &Method::GET, host: &host, path: &path, query: None, headers: &headers, client: NOBODY };
         assert_eq!(router.route(&facts).map(|rule| rule.index), Some(1));
     }
 
@@ -538,7 +541,7 @@ mod tests {
 
     fn refused(path: &str, client: &str) -> bool {
         let (router, headers) = (guarded(), HeaderMap::new());
-        let facts = Facts { method: &Method::GET, host: "a", path, query: None, headers: &headers };
+        let facts = Facts { method: &Method::GET, host: "a", path, query: None, headers: &headers, client: NOBODY };
         let rule = router.route(&facts).unwrap();
         router.refusal(rule, &facts, client.parse().unwrap()).is_some()
     }
@@ -639,7 +642,7 @@ mod tests {
             }
             let headers: HeaderMap =
                 fields.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect();
-            let facts = Facts { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers };
+            let facts = Facts { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers, client: NOBODY };
             let (router, expected) = (of(routes.clone()), slow(&routes, &facts));
             let found = router.route(&facts);
             prop_assert_eq!(found.map(|rule| rule.index), expected.map(|(index, _)| index));

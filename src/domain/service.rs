@@ -10,6 +10,7 @@ use super::names::{ServiceName, VersionName};
 use super::retry::RetryPolicy;
 use super::route::Route;
 use super::split::{Matcher, Weight};
+use super::sticky::Stickiness;
 
 /// One declared service. Everything in it is consistent: `stable` and `canary` name listed versions, and differ.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +26,8 @@ pub struct Definition {
     pub weight: Weight,
     pub pins: Vec<PinDefinition>,
     pub policy: Policy,
+    /// `None`: every request is drawn for itself.
+    pub sticky: Option<Arc<Stickiness>>,
     pub timeouts: Timeouts,
     pub retries: RetryPolicy,
     pub admission: Admission,

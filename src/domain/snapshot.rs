@@ -14,6 +14,7 @@ use super::router::Router;
 use super::service::{Target, Timeouts, VersionDefinition};
 use super::split::{Pin, Split};
 use super::state::{ServiceState, State};
+use super::sticky::Sticky;
 use super::time::micros;
 use super::window::Generation;
 
@@ -101,7 +102,7 @@ impl Service {
         });
         Service {
             name: definition.name.clone(),
-            split: split(service),
+            split: split(service, before.and_then(|before| before.split.sticky.as_ref())),
             versions: versions.collect(),
             timeouts: definition.timeouts,
             retries: definition.retries.clone(),
@@ -127,8 +128,9 @@ fn cap(per_second: Option<NonZeroU32>, before: Option<&Service>) -> Option<Arc<C
     Some(same.unwrap_or_else(|| Arc::new(Cap::new(per_second))))
 }
 
-/// The split with seals resolved: a pin to a sealed version leads to stable.
-fn split(service: &ServiceState) -> Split {
+/// The split with seals resolved: a pin to a sealed version leads to stable. What is sticky is taken over from `before`
+/// while it is the same exposure's: it remembers which sessions were met.
+fn split(service: &ServiceState, before: Option<&Arc<Sticky>>) -> Split {
     let (definition, standing) = (&service.definition, &service.standing);
     let index = |name: &VersionName| definition.versions.iter().position(|version| version.name == *name);
     let stable = index(&standing.stable).unwrap_or(0);
@@ -142,7 +144,11 @@ fn split(service: &ServiceState) -> Split {
         };
         Pin { matcher: pin.matcher.clone(), version: version.unwrap_or(stable) }
     });
-    Split { stable, canary, weight: standing.weight, pins: pins.collect() }
+    let sticky = definition.sticky.as_ref().map(|declared| {
+        let same = before.filter(|before| before.is_of(declared, standing.exposure));
+        same.cloned().unwrap_or_else(|| Arc::new(Sticky::of(&definition.name, declared, standing.exposure)))
+    });
+    Split { stable, canary, weight: standing.weight, pins: pins.collect(), sticky }
 }
 
 fn pool(version: &VersionDefinition, state: &State, known: Option<&Pool>, endpoints: &mut u32) -> Pool {
@@ -185,6 +191,7 @@ mod tests {
             weight: Weight::HALF,
             pins: vec![PinDefinition { matcher, target: Target::Canary }],
             policy: Policy::default(),
+            sticky: None,
             timeouts: Timeouts::default(),
             retries: RetryPolicy::default(),
             admission: Admission::default(),
@@ -239,6 +246,21 @@ mod tests {
         let version = VersionName::new("v2").unwrap();
         state.apply(1, &Event { change: Change::Aborted { version, from: Weight::HALF }, ..set(Weight::ZERO) });
         assert_eq!(chosen(&state), 0);
+    }
+
+    #[test]
+    fn who_was_met_is_remembered_as_long_as_the_exposure_lasts() {
+        let sticky = crate::domain::sticky::tests::stickiness(crate::domain::sticky::Key::ClientAddress);
+        let mut state = State::of([Definition { sticky: Some(Arc::new(sticky)), ..shop() }]);
+        let drawn = |state: &State, before: &Snapshot| Snapshot::of(state, before);
+        let sticky = |snapshot: &Snapshot| snapshot.services[0].split.sticky.clone().unwrap();
+        let first = drawn(&state, &Snapshot::default());
+        state.apply(1, &set(Weight::FULL));
+        let raised = drawn(&state, &first);
+        assert!(Arc::ptr_eq(&sticky(&first), &sticky(&raised)));
+        state.apply(2, &set(Weight::ZERO));
+        state.apply(3, &set(Weight::HALF));
+        assert!(!Arc::ptr_eq(&sticky(&raised), &sticky(&drawn(&state, &raised))), "another exposure, another salt");
     }
 
     #[test]

@@ -1,11 +1,14 @@
-//! The rule that picks a version: pins in file order, then one independent coin per request.
+//! The rule that picks a version: pins in file order, then the bucket of who is sticky, then one independent coin per
+//! request.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::cap::Cap;
 use super::route::Facts;
+use super::sticky::{Assigned, Sticky};
 use super::time::Moment;
 
 /// The canary's share of new requests, in basis points of the whole (0.01 %).
@@ -85,8 +88,7 @@ impl Weight {
     /// Whether a draw, uniform over `u64`, falls to the canary.
     #[must_use]
     pub fn wins(self, draw: u64) -> bool {
-        let bucket = (u128::from(draw) * u128::from(Self::FULL.0)) >> 64;
-        bucket < u128::from(self.0)
+        self.takes(Bucket::of_draw(draw))
     }
 }
 
@@ -111,6 +113,30 @@ impl<'de> Deserialize<'de> for Weight {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Weight, D::Error> {
         let text = String::deserialize(deserializer)?;
         Weight::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// One of ten thousand equal parts of all clients: the unit in which a weight is given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bucket(u16);
+
+impl Bucket {
+    /// `None` above 9,999.
+    #[must_use]
+    pub fn new(number: u16) -> Option<Bucket> {
+        (number < Weight::FULL.0).then_some(Bucket(number))
+    }
+
+    /// All buckets are equally likely for a draw that is uniform over `u64`.
+    #[must_use]
+    pub fn of_draw(draw: u64) -> Bucket {
+        let bucket = (u128::from(draw) * u128::from(Weight::FULL.0)) >> 64;
+        Bucket(u16::try_from(bucket).expect("below ten thousand"))
+    }
+
+    #[must_use]
+    pub fn number(self) -> u16 {
+        self.0
     }
 }
 
@@ -176,6 +202,7 @@ pub struct Split {
     pub canary: Option<usize>,
     pub weight: Weight,
     pub pins: Box<[Pin]>,
+    pub sticky: Option<Arc<Sticky>>,
 }
 
 /// Which version, and how it came to be chosen.
@@ -183,6 +210,8 @@ pub struct Split {
 pub struct Choice {
     pub version: usize,
     pub selected: Selected,
+    /// Where the client belongs, if the service is sticky and a bucket decided.
+    pub assigned: Option<Assigned>,
 }
 
 /// How a version came to be chosen.
@@ -191,6 +220,8 @@ pub struct Choice {
 pub enum Selected {
     /// By the coin: counts as evidence.
     Weight,
+    /// By the bucket of a client who was known again. Its coin fell when it was first met.
+    Sticky,
     /// By a pin: recorded, marked, never evidence.
     Forced,
     /// To stable without a toss, because the canary has as many requests as it may: recorded, never evidence.
@@ -202,6 +233,7 @@ impl Selected {
     pub fn as_str(self) -> &'static str {
         match self {
             Selected::Weight => "weight",
+            Selected::Sticky => "sticky",
             Selected::Forced => "forced",
             Selected::Capped => "capped",
         }
@@ -217,7 +249,7 @@ impl Choice {
             return self;
         };
         if !cap.has_room(now) {
-            return Choice { version: split.stable, selected: Selected::Capped };
+            return Choice { version: split.stable, selected: Selected::Capped, assigned: None };
         }
         if Some(self.version) == split.canary {
             cap.take(now);
@@ -231,13 +263,26 @@ impl Split {
     #[must_use]
     pub fn choose(&self, facts: &Facts<'_>, draw: u64) -> Choice {
         if let Some(pin) = self.pins.iter().find(|pin| pin.matcher.matches(facts)) {
-            return Choice { version: pin.version, selected: Selected::Forced };
+            return Choice { version: pin.version, selected: Selected::Forced, assigned: None };
         }
-        let version = match self.canary {
-            Some(canary) if self.weight.wins(draw) => canary,
-            _ => self.stable,
-        };
-        Choice { version, selected: Selected::Weight }
+        let by_coin = |version| Choice { version, selected: Selected::Weight, assigned: None };
+        let Some(canary) = self.canary.filter(|_| !self.weight.is_zero()) else { return by_coin(self.stable) };
+        let drawn = || if self.weight.wins(draw) { canary } else { self.stable };
+        match self.sticky.as_ref().and_then(|sticky| sticky.assign(facts, draw)) {
+            None => by_coin(drawn()),
+            Some(assigned) => {
+                let version = if self.weight.takes(assigned.bucket) { canary } else { self.stable };
+                Choice { version, selected: assigned.by.selected(), assigned: Some(assigned) }
+            }
+        }
+    }
+
+    /// The value of `Set-Cookie` that keeps a client where it was sent; `None` if it is not to get one: it has one, or
+    /// everybody is sent to the same version.
+    #[must_use]
+    pub fn set_cookie(&self, choice: &Choice) -> Option<String> {
+        let assigned = choice.assigned.filter(|assigned| assigned.by.gives_cookie() && self.weight < Weight::FULL)?;
+        self.sticky.as_ref()?.set_cookie(assigned.bucket)
     }
 
     #[must_use]
@@ -269,7 +314,7 @@ mod tests {
     use crate::domain::route::Request;
 
     fn split(weight: Weight, pins: Vec<Pin>) -> Split {
-        Split { stable: 0, canary: Some(1), weight, pins: pins.into() }
+        Split { stable: 0, canary: Some(1), weight, pins: pins.into(), sticky: None }
     }
 
     fn header(value: &str, version: usize) -> Pin {
@@ -314,9 +359,12 @@ mod tests {
     fn pins_win_in_file_order_and_are_marked() {
         let split = split(Weight::FULL, vec![header("never", 0), header("always", 1)]);
         let never = Request::get("/").header("x-canary", "never");
-        assert_eq!(split.choose(&never.facts(), 0), Choice { version: 0, selected: Selected::Forced });
+        assert_eq!(split.choose(&never.facts(), 0), Choice { version: 0, selected: Selected::Forced, assigned: None });
         let unpinned = Request::get("/").header("x-canary", "maybe");
-        assert_eq!(split.choose(&unpinned.facts(), 0), Choice { version: 1, selected: Selected::Weight });
+        assert_eq!(
+            split.choose(&unpinned.facts(), 0),
+            Choice { version: 1, selected: Selected::Weight, assigned: None }
+        );
     }
 
     #[test]
@@ -347,7 +395,7 @@ mod tests {
             now += if n % 20_000 < 10_000 { luck.u64(..2_000) } else { luck.u64(..60_000) };
             let choice = split.choose(&Request::get("/").facts(), luck.u64(..));
             match choice.within(Some(&cap), &split, Moment(now)) {
-                Choice { version, selected: Selected::Weight } => {
+                Choice { version, selected: Selected::Weight, .. } => {
                     drawn += 1;
                     canary += u32::from(version == 1);
                 }
@@ -379,7 +427,7 @@ mod tests {
 
     #[test]
     fn without_a_canary_everything_is_stable() {
-        let split = Split { stable: 0, canary: None, weight: Weight::FULL, pins: Box::default() };
+        let split = Split { stable: 0, canary: None, weight: Weight::FULL, pins: Box::default(), sticky: None };
         assert_eq!(split.choose(&Request::get("/").facts(), 0).version, 0);
     }
 

@@ -83,6 +83,16 @@ impl Tally {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Generation(pub u32);
 
+/// Whether a request's coin fell for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Coin {
+    /// A toss of its own.
+    #[default]
+    Tossed,
+    /// With stickiness: it had fallen before, at the first request of the session.
+    Known,
+}
+
 /// What was true when a request's coin fell. Evidence is kept by these, whenever the request ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Drawn {
@@ -90,6 +100,7 @@ pub struct Drawn {
     pub tick: Tick,
     pub weight: Weight,
     pub generation: Generation,
+    pub coin: Coin,
 }
 
 /// Counts of coin-drawn requests of one arm, for one [`Drawn`].
@@ -111,6 +122,12 @@ pub struct Arm {
     pub rescued: u64,
     /// Of the failures: the client did not see them, because a later attempt was answered; the rescued among them.
     pub hidden: u64,
+    /// Of the failures: of sessions that had failed before.
+    pub failed_again: u64,
+    /// Of the rejected: of sessions that had been rejected before.
+    pub rejected_again: u64,
+    /// Sessions that broke down in this tick; not of what was routed in it.
+    pub broken: u64,
 }
 
 impl Arm {
@@ -123,6 +140,9 @@ impl Arm {
         self.unreachable += other.unreachable;
         self.rescued += other.rescued;
         self.hidden += other.hidden;
+        self.failed_again += other.failed_again;
+        self.rejected_again += other.rejected_again;
+        self.broken += other.broken;
     }
 }
 
@@ -164,9 +184,9 @@ impl Rows {
     }
 
     fn full(&self, drawn: &Drawn) -> bool {
-        let first = Drawn { weight: Weight::ZERO, generation: Generation(0), ..*drawn };
-        let last = Drawn { weight: Weight::FULL, generation: Generation(u32::MAX), ..*drawn };
-        self.0.range(first..=last).count() >= WEIGHTS_PER_TICK
+        let first = Drawn { weight: Weight::ZERO, generation: Generation(0), coin: Coin::Tossed, ..*drawn };
+        let last = Drawn { weight: Weight::FULL, generation: Generation(u32::MAX), coin: Coin::Known, ..*drawn };
+        self.0.range(first..=last).filter(|(other, _)| other.coin == drawn.coin).count() >= WEIGHTS_PER_TICK
     }
 
     pub fn merge(&mut self, other: Rows) {
@@ -177,8 +197,10 @@ impl Rows {
 
     /// Those of one exposure, oldest tick first.
     pub fn of(&self, exposure: Exposure) -> impl Iterator<Item = (&Drawn, &Row)> {
-        let first = Drawn { exposure, tick: Tick(0), weight: Weight::ZERO, generation: Generation(0) };
-        let last = Drawn { exposure, tick: Tick(u64::MAX), weight: Weight::FULL, generation: Generation(u32::MAX) };
+        let first =
+            Drawn { exposure, tick: Tick(0), weight: Weight::ZERO, generation: Generation(0), coin: Coin::Tossed };
+        let (weight, generation) = (Weight::FULL, Generation(u32::MAX));
+        let last = Drawn { exposure, tick: Tick(u64::MAX), weight, generation, coin: Coin::Known };
         self.0.range(first..=last)
     }
 
@@ -227,7 +249,10 @@ pub struct Batch {
     pub requests: Rows,
     /// Pinned requests, by version.
     pub forced: BTreeMap<VersionId, u64>,
-    /// Coin-drawn requests, by version (also of services without an exposure): what the observed share is made of.
+    /// Requests of clients who were known again, by version.
+    pub sticky: BTreeMap<VersionId, u64>,
+    /// Requests drawn by the coin or by a bucket, by version (also of services without an exposure): what the observed
+    /// share is made of.
     pub drawn: BTreeMap<VersionId, u64>,
     /// Requests that did not go where they would have gone, by service.
     pub turned: BTreeMap<ServiceName, Turned>,
@@ -248,6 +273,9 @@ impl Batch {
         self.requests.merge(later.requests);
         for (version, count) in later.forced {
             *self.forced.entry(version).or_default() += count;
+        }
+        for (version, count) in later.sticky {
+            *self.sticky.entry(version).or_default() += count;
         }
         for (version, count) in later.drawn {
             *self.drawn.entry(version).or_default() += count;
@@ -339,7 +367,7 @@ mod tests {
 
     fn drawn(weight: u16) -> Drawn {
         let weight = Weight::from_basis_points(weight).unwrap();
-        Drawn { exposure: Exposure(1), tick: Tick(7), weight, generation: Generation(0) }
+        Drawn { exposure: Exposure(1), tick: Tick(7), weight, generation: Generation(0), coin: Coin::Tossed }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::lines::Style;
 use super::upstream::Progress;
 use super::worker::Worker;
 use crate::domain::snapshot::Service;
-use crate::domain::split::{Choice, Role};
+use crate::domain::split::{Bucket, Choice, Role};
 use crate::domain::time::{Moment, micros};
 
 /// The client left before there was an answer; nginx's word for it.
@@ -74,6 +74,7 @@ struct Chosen {
     service: Arc<Service>,
     version: usize,
     selected: &'static str,
+    bucket: Option<Bucket>,
 }
 
 impl Access {
@@ -107,7 +108,8 @@ impl Access {
         let mut noted = self.noted.borrow_mut();
         noted.authority = authority.cloned();
         let selected = choice.selected.as_str();
-        noted.chosen = Some(Chosen { service: service.clone(), version: choice.version, selected });
+        let bucket = choice.assigned.map(|assigned| assigned.bucket);
+        noted.chosen = Some(Chosen { service: service.clone(), version: choice.version, selected, bucket });
     }
 
     /// Stable is asked instead.
@@ -179,11 +181,14 @@ impl Access {
         }
         field("path", Value::text(self.uri.path()));
         field("proto", Value::Text(format!("{:?}", self.protocol).into()));
-        if let Some(Chosen { service, version, selected }) = &noted.chosen {
+        if let Some(Chosen { service, version, selected, bucket }) = &noted.chosen {
             field("service", Value::text(service.name.as_str()));
             field("version", Value::text(service.versions[*version].name.as_str()));
             field("role", Value::text(service.split.role(*version).map_or("none", Role::as_str)));
             field("selected", Value::text(selected));
+            if let Some(bucket) = bucket {
+                field("bucket", Value::Count(bucket.number().into()));
+            }
         }
         if let Some(endpoint) = noted.endpoint {
             field("endpoint", Value::Text(endpoint.to_string().into()));

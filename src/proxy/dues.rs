@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::forward::Call;
-use super::recorder::{Charge, Owed, Reach};
+use super::recorder::{Charge, Met, Owed, Reach};
 use super::worker::Worker;
 use crate::domain::names::EndpointId;
 use crate::domain::outcome::Class;
@@ -13,7 +13,7 @@ use crate::domain::retry::{Guest, Reason};
 use crate::domain::service::Timeouts;
 use crate::domain::snapshot::{Service, Version};
 use crate::domain::split::Selected;
-use crate::domain::window::Drawn;
+use crate::domain::window::{Coin, Drawn};
 
 /// What is owed for a request and for its attempt under way. Pays on drop: a future or body that is dropped unsettled
 /// means that the client has left. Only a panic leaves debts unpaid, and they are counted.
@@ -214,7 +214,7 @@ impl Dues {
 
     fn settle_charge(&mut self, class: Class, reach: Reach) {
         if let Some(charge) = self.charge.take() {
-            charge.settle(class, self.head_micros, reach);
+            charge.settle(class, self.head_micros, reach, || self.worker.now());
         }
     }
 
@@ -259,10 +259,16 @@ fn charge(call: &Call) -> Option<Charge> {
         recorder.turned(&service.name, |turned| turned.capped += 1);
         return None;
     }
+    if call.choice.selected == Selected::Sticky {
+        recorder.sticky(version);
+    }
     let role = service.split.role(call.choice.version)?;
     let (weight, generation) = (service.split.weight, service.generation);
-    let drawn = Drawn { exposure: service.exposure?, tick: call.arrived.tick(), weight, generation };
-    recorder.charge(drawn, role, service.over_micros)
+    let (exposure, tick) = (service.exposure?, call.arrived.tick());
+    let met = call.choice.assigned.and_then(|assigned| Met::begin(service, assigned));
+    let coin = met.as_ref().map_or(Coin::Tossed, |met| met.coin);
+    let drawn = Drawn { exposure, tick, weight, generation, coin };
+    Some(recorder.charge(drawn, role, service.over_micros)?.of_session(met))
 }
 
 #[cfg(test)]
@@ -299,6 +305,7 @@ mod tests {
             weight: Weight::HALF,
             pins: vec![],
             policy: Policy::default(),
+            sticky: None,
             timeouts: Timeouts::default(),
             retries: RetryPolicy::default(),
             admission: crate::domain::admission::Admission::default(),
@@ -314,7 +321,7 @@ mod tests {
     fn call(selected: Selected) -> Call {
         let worker = Worker::idle(snapshots(shop()).1);
         let service = worker.with_snapshot(|snapshot| snapshot.services[0].clone());
-        let (choice, arrived) = (Choice { version: CANARY, selected }, worker.now());
+        let (choice, arrived) = (Choice { version: CANARY, selected, assigned: None }, worker.now());
         let request_id = HeaderValue::from_static("1");
         Call { worker, service, choice, arrived, request_id, form: Form::Text, access: None }
     }

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use super::access::Access;
 use super::admission::{Admitted, admit};
 use super::body::Outgoing;
+use super::cookies;
 use super::forward::{Call, forward};
 use super::headers::{self, Client, Unfit};
 use super::reply::{self, Fault, Form};
@@ -40,8 +41,12 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
                 access.uploads(upload.progress());
             }
             let (access, pages) = (access.clone(), service.error_pages.clone());
+            let cookie = service.split.set_cookie(&choice);
             let call = Call { worker: worker.clone(), service, choice, arrived, request_id, form, access };
-            let response = forward(call, Request::from_parts(parts, upload)).await;
+            let mut response = forward(call, Request::from_parts(parts, upload)).await;
+            if let Some(cookie) = cookie {
+                cookies::give(&mut response, &cookie);
+            }
             finished(response, form, &pages, actions.as_deref())
         }
         Err(unrouted) => {
@@ -130,6 +135,7 @@ async fn route(
     if let Some(access) = access {
         access.chosen(authority.as_ref(), &service, choice);
     }
+    cookies::strip_ours(&mut parts.headers, &service);
     headers::forward(&mut parts.headers, client, parts.version, authority.as_ref(), request_id.clone());
     parts.uri = origin_form(parts.uri);
     parts.version = http::Version::HTTP_11;
@@ -153,6 +159,7 @@ fn choose(worker: &Worker, client: &Client, parts: &Parts, authority: Option<&Au
         },
         query: parts.uri.query(),
         headers: &parts.headers,
+        client: client.ip(),
     };
     worker.with_snapshot(|snapshot| {
         let rule = snapshot.router.route(&facts).ok_or(Fault::NoRoute)?;

@@ -20,6 +20,7 @@ mod admission;
 mod attempt;
 mod body;
 mod connection;
+mod cookies;
 mod deadline;
 mod dues;
 mod forward;

@@ -6,14 +6,18 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread;
 
 use crate::domain::names::{ServiceName, VersionId};
 use crate::domain::outcome::Class;
 use crate::domain::retry::{Reason, Retried};
+use crate::domain::sessions::{Ending, Meaning};
+use crate::domain::snapshot::Service;
 use crate::domain::split::Role;
+use crate::domain::sticky::{Assigned, Sticky};
 use crate::domain::time::{Moment, Tick};
-use crate::domain::window::{Arm, Batch, Drawn, Turned, tally};
+use crate::domain::window::{Arm, Batch, Coin, Drawn, Turned, tally};
 
 /// One worker's counts.
 #[derive(Debug, Default)]
@@ -41,7 +45,26 @@ pub struct Charge {
     role: Role,
     over_micros: Option<u64>,
     exposed: bool,
+    /// `None`: the coin fell for this request alone.
+    met: Option<Met>,
     settled: bool,
+}
+
+/// A request of a session: what it does again is no evidence.
+#[derive(Debug)]
+pub struct Met {
+    sticky: Arc<Sticky>,
+    client: Assigned,
+    pub coin: Coin,
+}
+
+impl Met {
+    /// Notes that a client was met; `None` if the service is not sticky.
+    pub fn begin(service: &Service, client: Assigned) -> Option<Met> {
+        let sticky = service.split.sticky.clone()?;
+        let coin = sticky.sessions.meet(&client);
+        Some(Met { sticky, client, coin })
+    }
 }
 
 /// Whether the drawn version could be tried at all.
@@ -69,7 +92,12 @@ impl Recorder {
             return None;
         };
         row.arm(role).routed += 1;
-        Some(Charge { recorder: self.clone(), drawn, role, over_micros, exposed: false, settled: false })
+        Some(Charge { recorder: self.clone(), drawn, role, over_micros, exposed: false, met: None, settled: false })
+    }
+
+    /// A request of a client who was known again.
+    pub fn sticky(&self, version: VersionId) {
+        *self.batch.borrow_mut().sticky.entry(version).or_default() += 1;
     }
 
     pub fn drawn(&self, version: VersionId) {
@@ -161,24 +189,41 @@ impl Charge {
         self.exposed = true;
     }
 
-    pub fn settle(mut self, class: Class, head_micros: Option<u64>, reach: Reach) {
+    #[must_use = "evidence is owed"]
+    pub fn of_session(mut self, met: Option<Met>) -> Charge {
+        self.met = met;
+        self
+    }
+
+    pub fn settle(mut self, class: Class, head_micros: Option<u64>, reach: Reach, now: impl FnOnce() -> Moment) {
         self.settled = true;
-        let late = head_micros.zip(self.over_micros).is_some_and(|(head, limit)| head > limit);
+        let unanswered = class == Class::Abandoned && head_micros.is_none();
+        let meaning = self.met.as_ref().map(|met| {
+            let (role, routed, ended) = (self.role, self.drawn.tick, now().tick());
+            met.sticky.sessions.end(&met.client, &Ending { role, class, unanswered, routed, ended })
+        });
+        let Meaning { again, broken } = meaning.unwrap_or_default();
         let exposed = self.exposed;
-        self.end(|arm| {
+        let late = head_micros.zip(self.over_micros).is_some_and(|(head, limit)| head > limit);
+        self.end(self.drawn, |arm| {
             arm.ended.add(class);
             arm.over += u64::from(late && matches!(class, Class::Success | Class::Rejected));
-            arm.unanswered += u64::from(class == Class::Abandoned && head_micros.is_none());
+            arm.unanswered += u64::from(unanswered);
             arm.exposed += u64::from(exposed);
             arm.unreachable += u64::from(matches!(reach, Reach::Unreachable | Reach::Rescued));
             arm.rescued += u64::from(reach == Reach::Rescued);
             arm.hidden += u64::from(matches!(reach, Reach::Rescued | Reach::Hidden));
+            arm.failed_again += u64::from(again && class == Class::Failure);
+            arm.rejected_again += u64::from(again && class == Class::Rejected);
         });
+        if let Some(tick) = broken {
+            self.end(Drawn { tick, ..self.drawn }, |arm| arm.broken += 1);
+        }
     }
 
-    fn end(&self, count: impl FnOnce(&mut Arm)) {
+    fn end(&self, drawn: Drawn, count: impl FnOnce(&mut Arm)) {
         let mut batch = self.recorder.batch.borrow_mut();
-        match batch.requests.row(self.drawn) {
+        match batch.requests.row(drawn) {
             Some(row) => count(row.arm(self.role)),
             None => batch.left_out += 1,
         }
@@ -202,7 +247,13 @@ mod tests {
     use crate::domain::window::Generation;
 
     fn drawn() -> Drawn {
-        Drawn { exposure: Exposure(1), tick: Tick(0), weight: Weight::HALF, generation: Generation(0) }
+        Drawn {
+            exposure: Exposure(1),
+            tick: Tick(0),
+            weight: Weight::HALF,
+            generation: Generation(0),
+            coin: Coin::Tossed,
+        }
     }
 
     #[test]
@@ -222,9 +273,9 @@ mod tests {
     fn a_request_is_charged_to_the_drawn_version() {
         let recorder = Rc::new(Recorder::default());
         let charge = recorder.charge(drawn(), Role::Canary, Some(1_000)).unwrap();
-        charge.settle(Class::Failure, None, Reach::Rescued);
+        charge.settle(Class::Failure, None, Reach::Rescued, Moment::default);
         let late = recorder.charge(drawn(), Role::Canary, Some(1_000)).unwrap();
-        late.settle(Class::Success, Some(1_001), Reach::Reached);
+        late.settle(Class::Success, Some(1_001), Reach::Reached, Moment::default);
         let batch = recorder.flush(0, Tick(0), 1);
         let (_, row) = batch.requests.of(Exposure(1)).next().unwrap();
         assert_eq!((row.canary.routed, row.canary.ended.failure, row.canary.over), (2, 1, 1));

@@ -24,4 +24,5 @@ mod rollback;
 mod routes;
 mod shielding;
 mod split;
+mod sticky;
 mod stopping;

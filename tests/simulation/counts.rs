@@ -10,7 +10,7 @@ use penstock::domain::service::Timeouts;
 use penstock::domain::split::{Role, Weight};
 use penstock::domain::standing::{Change, Declared, Input, Request, Standing};
 use penstock::domain::time::{Moment, TICK, Tick};
-use penstock::domain::window::{Arm, Drawn, Row};
+use penstock::domain::window::{Arm, Coin, Drawn, Row};
 
 use super::luck::{binomial, poisson};
 
@@ -99,6 +99,7 @@ impl Pair {
             tick: self.now,
             weight: self.standing.weight,
             generation: self.judge.generation(),
+            coin: Coin::Tossed,
         };
         let requests = poisson(&mut self.luck, self.rate * TICK.as_secs_f64());
         let to_canary = binomial(&mut self.luck, requests, drawn.weight.fraction());

@@ -13,6 +13,7 @@ mod ledger;
 mod luck;
 mod null;
 mod power;
+mod sessions;
 mod sweep;
 mod world;
 

@@ -28,7 +28,7 @@ use penstock::domain::snapshot::{Service, Snapshot};
 use penstock::domain::split::{Matcher, Role, Selected, Weight};
 use penstock::domain::standing::Request;
 use penstock::domain::time::{Moment, TICK, Tick, micros};
-use penstock::domain::window::{Batch, Drawn, Row};
+use penstock::domain::window::{Batch, Coin, Drawn, Row};
 use penstock::link::Subscriber;
 
 use super::backend::{Answer, Backend, Fault};
@@ -282,7 +282,8 @@ impl World {
         let snapshot = self.look(worker);
         let service = Arc::clone(&snapshot.services[0]);
         let headers = if self.luck.u64(..50) == 0 { &self.pinned } else { &self.plain };
-        let facts = Facts { method: &http::Method::GET, host: "shop", path: "/", query: None, headers };
+        let client = [192, 0, 2, 1].into();
+        let facts = Facts { method: &http::Method::GET, host: "shop", path: "/", query: None, headers, client };
         let choice = service.split.choose(&facts, self.luck.u64(..));
         self.engine.ledger.routed(&snapshot, choice);
         let id = service.versions[choice.version].id;
@@ -293,7 +294,7 @@ impl World {
                 None
             }
             Selected::Capped => unreachable!("nothing is capped here"),
-            Selected::Weight => {
+            Selected::Weight | Selected::Sticky => {
                 *self.drawn.entry(id).or_default() += 1;
                 *self.workers[worker].batch.drawn.entry(id).or_default() += 1;
                 self.charge(worker, &service, choice.version)
@@ -319,7 +320,8 @@ impl World {
     fn charge(&mut self, worker: usize, service: &Service, version: usize) -> Option<(Drawn, Role)> {
         let role = service.split.role(version)?;
         let (weight, generation) = (service.split.weight, service.generation);
-        let drawn = Drawn { exposure: service.exposure?, tick: self.now.tick(), weight, generation };
+        let (exposure, tick) = (service.exposure?, self.now.tick());
+        let drawn = Drawn { exposure, tick, weight, generation, coin: Coin::Tossed };
         self.workers[worker].batch.requests.row(drawn)?.arm(role).routed += 1;
         self.truth.entry(drawn).or_default().arm(role).routed += 1;
         Some((drawn, role))
@@ -579,6 +581,7 @@ fn definition(luck: &mut fastrand::Rng, canary: Canary) -> Definition {
         weight: Weight::from_basis_points(pick(luck, &[0, 500, 1_000, 5_000])).expect("at most everything"),
         pins: vec![pin("always", Target::Canary), pin("v2", Target::Version(v2))],
         policy: Policy { mode, latency, ..Policy::default() },
+        sticky: None,
         timeouts: Timeouts { response_head: Duration::from_secs(pick(luck, &[3, 30])), ..Timeouts::default() },
         retries: RetryPolicy::default(),
         admission: Admission::default(),

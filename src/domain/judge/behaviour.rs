@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Conviction, ExposureBudget, Hold, Judge, LatencyLimit, Policy, Trigger, Verdict};
+use super::{Conviction, ExposureBudget, Hold, Judge, LatencyLimit, Policy, Trigger, Unit, Verdict};
 use crate::domain::names::Exposure;
 use crate::domain::split::{Role, Weight};
 use crate::domain::time::Tick;
-use crate::domain::window::{Arm, Drawn, Row, Rows};
+use crate::domain::window::{Arm, Coin, Drawn, Row, Rows};
 
 /// How one request ends, and how many ticks after it was drawn.
 #[derive(Clone, Copy, PartialEq)]
@@ -135,7 +135,8 @@ impl World {
         }
         self.canary_routed += ends[0].1.canary.routed;
         let generation = self.judge.generation();
-        let drawn = Drawn { exposure: Exposure(1), tick: Tick(self.now), weight: self.weight, generation };
+        let drawn =
+            Drawn { exposure: Exposure(1), tick: Tick(self.now), weight: self.weight, generation, coin: Coin::Tossed };
         for (after, row) in ends {
             self.reports.resize_with(self.reports.len().max(after + 1), Rows::default);
             self.reports[after].row(drawn).unwrap().merge(&row);
@@ -283,7 +284,8 @@ fn a_spent_exposure_budget_ends_it_whatever_the_statistics_say() {
     let mut judge = Judge::new(&Policy { exposure, ..Policy::default() }, HEAD, 1);
     let mut tick = |now, exposed| {
         let (mut rows, weight) = (Rows::default(), Weight::HALF);
-        let drawn = Drawn { exposure: Exposure(1), tick: Tick(now), weight, generation: judge.generation() };
+        let (generation, coin) = (judge.generation(), Coin::Tossed);
+        let drawn = Drawn { exposure: Exposure(1), tick: Tick(now), weight, generation, coin };
         let row = rows.row(drawn).unwrap();
         (row.canary.routed, row.canary.ended.failure, row.canary.exposed) = (exposed, exposed, exposed);
         // Stable does no better: nothing speaks against the canary.
@@ -498,4 +500,74 @@ fn a_reading_can_be_written_and_read_again() {
     let again: super::Reading = serde_json::from_str(&text).unwrap();
     assert_eq!(again.canary, reading.canary);
     assert_eq!(again.limits.len(), 1);
+}
+
+fn of(unit: Unit) -> Policy {
+    Policy { unit, error_rate: None, ..Policy::default() }
+}
+
+/// Feeds a judge one row a tick, at a fair coin; what it said in the end.
+fn fed(unit: Unit, ticks: u64, coin: Coin, row: impl Fn(u64) -> Row) -> Verdict {
+    let mut judge = Judge::new(&of(unit), HEAD, 1);
+    let mut verdict = Verdict::Undecided;
+    for now in 1..=ticks {
+        let (exposure, weight) = (Exposure(1), Weight::HALF);
+        let drawn = Drawn { exposure, tick: Tick(now), weight, generation: judge.generation(), coin };
+        let mut rows = Rows::default();
+        rows.row(drawn).unwrap().merge(&row(now));
+        verdict = judge.tick(Tick(now), weight, rows.iter());
+        if matches!(verdict, Verdict::Worse(_)) {
+            break;
+        }
+    }
+    verdict
+}
+
+fn arm(well: u64, failed: u64) -> Arm {
+    let mut arm = Arm { routed: well + failed, ..Arm::default() };
+    (arm.ended.success, arm.ended.failure) = (well, failed);
+    arm
+}
+
+#[test]
+fn what_a_session_does_again_is_no_evidence() {
+    let failing = |_| Row { stable: arm(10, 0), canary: Arm { failed_again: 10, ..arm(0, 10) } };
+    assert_eq!(fed(Unit::Session, 600, Coin::Known, failing), Verdict::Undecided);
+    let first = |now| if now < 60 { Row { stable: arm(10, 0), canary: arm(9, 1) } } else { failing(now) };
+    assert!(matches!(fed(Unit::Session, 600, Coin::Tossed, first), Verdict::Worse(_)), "but the first time is");
+}
+
+#[test]
+fn below_a_hundred_sessions_the_comparison_holds() {
+    // One new session a tick, all of those on the canary with a failure, and a well-filled stable version.
+    let few =
+        |now| Row { stable: arm(0, 0), canary: if now < 90 { arm(0, u64::from(now % 3 == 0)) } else { arm(0, 0) } };
+    assert_eq!(fed(Unit::Session, 95, Coin::Known, few), Verdict::Hold(Hold::FewSessions));
+    assert!(matches!(fed(Unit::Request, 95, Coin::Known, few), Verdict::Worse(_)));
+}
+
+#[test]
+fn sessions_that_break_down_on_the_canary_alone_convict_it() {
+    let broken = |canary, stable| {
+        move |now| {
+            let of = |broken| Arm { broken: if now == 50 { broken } else { 0 }, ..arm(10, 0) };
+            Row { stable: of(stable), canary: of(canary) }
+        }
+    };
+    let Verdict::Worse(conviction) = fed(Unit::Session, 60, Coin::Known, broken(20, 0)) else { panic!("not found") };
+    assert_eq!(conviction.trigger, Trigger::Outage);
+    assert!(conviction.because.contains("keep failing"), "{}", conviction.because);
+    assert_eq!(fed(Unit::Session, 60, Coin::Known, broken(20, 20)), Verdict::Undecided, "a shared cause");
+    assert_eq!(fed(Unit::Session, 60, Coin::Known, broken(8, 0)), Verdict::Undecided, "eight may be chance at half");
+    assert_eq!(fed(Unit::Request, 60, Coin::Known, broken(20, 0)), Verdict::Undecided, "there are no sessions");
+}
+
+#[test]
+fn without_a_coin_nothing_is_compared() {
+    let dead = |_| Row { stable: arm(10, 0), canary: Arm { broken: 10, ..arm(0, 10) } };
+    assert_eq!(fed(Unit::None, 600, Coin::Tossed, dead), Verdict::Undecided);
+    let policy = Policy { unit: Unit::None, ..Policy::default() };
+    let mut world = World::new(1, 90, 1_000, always(FAILED), version(0.001)).under(&policy);
+    let ended = world.until(30, |verdict| *verdict != Verdict::Undecided);
+    assert_eq!(ended.verdict, Verdict::Hold(Hold::CanaryOverLimit), "and no probe is made, which could not convict");
 }

@@ -129,6 +129,15 @@ impl ErrorFamily {
         ErrorFamily { tolerance, usual: 0.0, current: 0 }
     }
 
+    /// What every single one of independent tosses does to each bet: the kernel at level zero.
+    #[must_use]
+    pub fn tosses(&self, coin: f64, counts: &Counts) -> [f64; BETS] {
+        if !fair(coin) {
+            return [0.0; BETS];
+        }
+        TIMES.map(|times| self.tolerance.factors(self.tolerance.rare_stake(times, coin), 0.0, coin).of(counts))
+    }
+
     /// What one group of requests, all drawn under the same coin, does to each bet.
     ///
     /// One error in a quiet slot is exactly the kernel at level zero. The more errors are usual, the less one says:

@@ -86,10 +86,27 @@ impl Evidence {
         }
     }
 
+    /// Lets a family bet on each of several tosses that are independent even within a slot.
+    pub fn tosses(&mut self, family: usize, coin: f64, counts: &Counts) {
+        let member = &mut self.members[family];
+        member.seen += counts.canary_bad;
+        for (mass, gain) in member.log_mass.iter_mut().zip(member.family.tosses(coin, counts)) {
+            *mass += gain;
+        }
+    }
+
     /// Ends a slot of that length: reads the evidence, and only then lets new bettors in.
     pub fn end_slot(&mut self, seconds: f64) {
         self.latest = self.now();
         self.inject(self.log_per_second + seconds.ln());
+        for member in &mut self.members {
+            member.family.end_slot();
+        }
+    }
+
+    /// Ends a slot without letting new bettors in.
+    pub fn end_slot_among_themselves(&mut self) {
+        self.latest = self.now();
         for member in &mut self.members {
             member.family.end_slot();
         }

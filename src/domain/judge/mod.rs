@@ -23,6 +23,15 @@
 //! the tolerance at every moment. One arm does not break the other. Failures depend on one another only inside one
 //! slot.
 //!
+//! **Sticky sessions.** There the coin is tossed per session ([`Unit::Session`]), so a session counts once: with its
+//! first request for the outage guard and for the latency limit's comparison, with its first failure and its first
+//! rejection for the comparisons of those, whose odds need no count of what went well, and with its breakdown (see
+//! [`sessions`](super::sessions)) for a test of those, which finds a canary that dies under sessions that ask often and
+//! has its money from the comparison. What a session does again is for health and for the limits themselves, which are
+//! not about chance. With fewer than [`LEAST_SESSIONS`] coins the comparison convicts nobody. A fixed cohort
+//! ([`Unit::None`]) has no coin: health convicts, limits hold. Latencies, once they are compared, must take one sample
+//! per session and epoch: of requests with [`Coin::Tossed`].
+//!
 //! **The account.** A canary that is no worse than tolerated is convicted with probability at most [`ALPHA`] in an hour
 //! with five changes of weight. The tests run on different clocks, so their money is not added up but divided: the
 //! outage guard has [`ALPHA_OUTAGE`], the comparison of each configured limit [`ALPHA_LIMIT`], the comparison of the
@@ -45,7 +54,7 @@ mod verdict;
 
 use std::time::Duration;
 
-pub use self::policy::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy};
+pub use self::policy::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy, Unit};
 pub use self::verdict::{
     ComparisonReading, Conviction, ExposureReading, Family, FamilyReading, Hold, LimitReading, Limited, OutageReading,
     Reading, Seen, Trigger, Verdict,
@@ -57,15 +66,17 @@ use self::exposure::Spending;
 use self::health::Health;
 use self::limit::Limit;
 use self::outage::{Flow, OutageGuard};
-use self::settle::{Group, Ring, Slack};
+use self::settle::{Group, Ring, Slack, Slot};
 use super::split::Weight;
 use super::time::{TICK, Tick};
-use super::window::{Arm, Drawn, Generation, Row};
+use super::window::{Arm, Coin, Drawn, Generation, Row};
 
 /// The chance of convicting a canary that is no worse than tolerated: one needless rollback in a thousand rollouts.
 pub const ALPHA: f64 = 0.001;
 /// The outage guard's share of it.
 pub const ALPHA_OUTAGE: f64 = 0.0002;
+/// With stickiness, the share of the comparison of sessions that broke down.
+pub const ALPHA_BREAKDOWNS: f64 = 0.0002;
 /// The share of each configured limit's comparison without tolerance.
 pub const ALPHA_LIMIT: f64 = 0.0002;
 
@@ -79,6 +90,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// No trial's allowance is smaller than a thousandth: a proxy that crashes on must still find a dead canary.
 const MOST_HALVINGS: i32 = 10;
+/// With stickiness, fewer coins than that say too little of the clients to compare versions by.
+const LEAST_SESSIONS: u64 = 100;
+/// After a session on stable broke down, this many ticks, a minute, belong to the same outage.
+const QUIET: u64 = 600;
 /// The shown evidence ends here: what is above convicted long ago.
 const SHOWN: f64 = 1e9;
 
@@ -86,6 +101,9 @@ const SHOWN: f64 = 1e9;
 #[derive(Debug)]
 pub struct Judge {
     last: Option<Tick>,
+    unit: Unit,
+    /// Coins tossed so far.
+    tossed: u64,
     canary: Seen,
     stable: Seen,
     spending: Spending,
@@ -93,6 +111,10 @@ pub struct Judge {
     outage: OutageGuard,
     slots: Ring,
     comparison: Evidence,
+    /// Bets only with stickiness.
+    breakdowns: Evidence,
+    /// When the last session on stable broke down.
+    quiet_since: Tick,
     errors: Option<Limit>,
     latency: Option<(Ring, Limit)>,
     convicted: Option<Conviction>,
@@ -108,10 +130,13 @@ impl Judge {
     pub fn new(policy: &Policy, response_head: Duration, trial: u32) -> Judge {
         let limits = u8::from(policy.error_rate.is_some()) + u8::from(policy.latency.is_some());
         let share = 0.5f64.powi(i32::try_from(trial.saturating_sub(1)).unwrap_or(i32::MAX).min(MOST_HALVINGS));
-        let alpha = (ALPHA - ALPHA_OUTAGE - f64::from(limits) * ALPHA_LIMIT) * share;
+        let of_sessions = if policy.unit == Unit::Session { ALPHA_BREAKDOWNS } else { 0.0 };
+        let alpha = (ALPHA - ALPHA_OUTAGE - of_sessions - f64::from(limits) * ALPHA_LIMIT) * share;
         let (for_outage, for_limit) = (ALPHA_OUTAGE * share, ALPHA_LIMIT * share);
         Judge {
             last: None,
+            unit: policy.unit,
+            tossed: 0,
             canary: Seen::default(),
             stable: Seen::default(),
             spending: Spending::new(policy.exposure.failures, trial),
@@ -119,6 +144,8 @@ impl Judge {
             outage: OutageGuard::new(for_outage),
             slots: Ring::new(Slack::Hundredth, patience(response_head.max(PATIENCE))),
             comparison: Evidence::new(Budget::of(alpha), &FAMILIES),
+            breakdowns: Evidence::new(Budget::of(of_sessions * share), &[(Tolerance::ERRORS, 1.0, 3)]),
+            quiet_since: Tick(0),
             errors: policy.error_rate.map(|limit| Limit::new(limit.above, limit.window, for_limit)),
             latency: policy.latency.map(|limit| {
                 let ring = Ring::new(Slack::None, patience(limit.above));
@@ -163,7 +190,10 @@ impl Judge {
             all.stable_ok += ended.stable_ok;
             self.spending.count(row);
             self.health.count(drawn.tick, row);
-            self.outage.count(&flow(drawn, row, ended));
+            if drawn.coin == Coin::Tossed && self.unit != Unit::None {
+                self.tossed += row.canary.routed + row.stable.routed;
+                self.outage.count(&flow(drawn, row, ended));
+            }
             self.slots.count(drawn, row);
             if let Some((slots, _)) = &mut self.latency {
                 slots.count(drawn, row);
@@ -178,6 +208,9 @@ impl Judge {
     fn settle(&mut self, now: Tick) -> Option<Conviction> {
         let mut conviction = None;
         while let Some(slot) = self.slots.settled(now) {
+            if self.unit == Unit::None {
+                continue;
+            }
             if slot.changed {
                 self.comparison.weight_changed();
             }
@@ -186,14 +219,37 @@ impl Judge {
                 self.comparison.toss(1, group.weight.fraction(), &group.rejected());
             }
             self.comparison.end_slot(slot.seconds());
+            if self.unit == Unit::Session {
+                self.settle_breakdowns(&slot);
+            }
             if let Some(limit) = &mut self.errors {
                 limit.compare(&slot, Group::failures);
             }
-            if conviction.is_none() && self.comparison.convicts() {
+            if conviction.is_none() && self.comparison.convicts() && self.enough_sessions() {
                 conviction = Some(self.by_evidence());
             }
         }
         conviction
+    }
+
+    /// Every session that broke down is a toss: keeping on failing is no accident of one tick.
+    fn settle_breakdowns(&mut self, slot: &Slot) {
+        for group in &slot.groups {
+            let counts = group.breakdowns();
+            if counts.stable_bad > 0 {
+                self.quiet_since = slot.last;
+            }
+            self.breakdowns.tosses(0, group.weight.fraction(), &counts);
+        }
+        // In an outage that both share, stable's sessions break down first (see `sessions`): who came in between would
+        // see the canary's alone.
+        if slot.last.since(self.quiet_since) < QUIET {
+            return self.breakdowns.end_slot_among_themselves();
+        }
+        if slot.changed {
+            self.breakdowns.weight_changed();
+        }
+        self.breakdowns.end_slot(slot.seconds());
     }
 
     /// Puts every slot in which it is known what was over the latency limit against that limit.
@@ -201,20 +257,27 @@ impl Judge {
         let Some((slots, limit)) = &mut self.latency else { return };
         while let Some(slot) = slots.settled(now) {
             let mut over = Counts::default();
-            for counts in slot.groups.iter().map(Group::over) {
+            for counts in slot.groups.iter().map(Group::over_of_all) {
                 over.canary_bad += counts.canary_bad;
                 over.canary_ok += counts.canary_ok;
                 over.stable_bad += counts.stable_bad;
                 over.stable_ok += counts.stable_ok;
             }
             limit.watch(slot.last, &over, slot.seconds());
-            limit.compare(&slot, Group::over);
+            if self.unit != Unit::None {
+                limit.compare(&slot, Group::over);
+            }
         }
     }
 
     fn decide(&mut self, weight: Weight, compared: Option<Conviction>) -> Verdict {
         if self.convicted.is_none() {
-            let judged = self.by_health().or_else(|| self.by_outage()).or(compared).or_else(|| self.by_limit());
+            let judged = self
+                .by_health()
+                .or_else(|| self.by_outage())
+                .or_else(|| self.by_breakdowns())
+                .or(compared)
+                .or_else(|| self.by_limit());
             self.convicted = judged.or_else(|| self.by_budget());
         }
         if let Some(conviction) = &self.convicted {
@@ -226,12 +289,17 @@ impl Judge {
         let stable = weight < Weight::FULL && self.limits().any(|(_, limit)| limit.stable_fires());
         let verdict = match (stable, canary) {
             (true, _) => Verdict::Hold(Hold::SharedDegradation),
-            (false, true) if weight > Weight::HALF => Verdict::Probe,
+            (false, true) if weight > Weight::HALF && self.unit != Unit::None => Verdict::Probe,
             (false, true) => Verdict::Hold(Hold::CanaryOverLimit),
+            (false, false) if self.comparison.convicts() => Verdict::Hold(Hold::FewSessions),
             (false, false) => Verdict::Undecided,
         };
         self.hold = if let Verdict::Hold(hold) = verdict { Some(hold) } else { None };
         verdict
+    }
+
+    fn enough_sessions(&self) -> bool {
+        self.unit != Unit::Session || self.tossed >= LEAST_SESSIONS
     }
 
     fn by_health(&self) -> Option<Conviction> {
@@ -253,6 +321,15 @@ impl Judge {
             evidence_and_need(proof.log_e, threshold)
         );
         Some(self.conviction(Trigger::Outage, proof.log_e, threshold, because))
+    }
+
+    fn by_breakdowns(&self) -> Option<Conviction> {
+        let (log_e, threshold) = (self.breakdowns.log_e()?, self.breakdowns.threshold());
+        let because = || {
+            let evidence = evidence_and_need(log_e, threshold);
+            format!("sessions on the canary keep failing, and those on stable do not ({evidence})")
+        };
+        self.breakdowns.convicts().then(|| self.conviction(Trigger::Outage, log_e, threshold, because()))
     }
 
     fn by_evidence(&self) -> Conviction {
@@ -344,7 +421,7 @@ impl Judge {
             return scaled(conviction.log_e, conviction.threshold);
         }
         let limits = self.limits().filter(|(_, limit)| acts(limit)).map(|(_, limit)| limit.comparison());
-        let compared = limits.chain([&self.comparison]).map(|test| (test.log_e(), test.threshold()));
+        let compared = limits.chain([&self.comparison, &self.breakdowns]).map(|test| (test.log_e(), test.threshold()));
         let all = compared.chain([(self.outage.log_e(), self.outage.threshold())]);
         all.filter_map(|(log_e, threshold)| Some(scaled(log_e?, threshold))).fold(0.0, f64::max)
     }

@@ -12,6 +12,18 @@ pub struct Policy {
     pub error_rate: Option<ErrorLimit>,
     pub latency: Option<LatencyLimit>,
     pub exposure: ExposureBudget,
+    pub unit: Unit,
+}
+
+/// What one coin is tossed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unit {
+    #[default]
+    Request,
+    /// With stickiness: for a session, whose requests then all go the same way.
+    Session,
+    /// With a fixed cohort nothing is left to chance.
+    None,
 }
 
 /// What the machine may do with its verdict.
@@ -59,6 +71,7 @@ impl Default for Policy {
             error_rate: Some(error_rate),
             latency: None,
             exposure: ExposureBudget::default(),
+            unit: Unit::default(),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::logs::real;
 use crate::domain::outcome::Classes;
 use crate::domain::split::Weight;
 use crate::domain::time::{TICK, Tick};
-use crate::domain::window::{Arm, Drawn, Row};
+use crate::domain::window::{Arm, Coin, Drawn, Row};
 
 /// How many ticks are one toss at least: an answer within 100 ms ends in this tick or the next.
 const SHORTEST_SLOT: usize = 2;
@@ -39,6 +39,10 @@ pub struct Fates {
     over: u64,
     /// Of the abandoned: those whose answer was overdue when the client left.
     given_up: u64,
+    /// Of the failures and of the rejected: what sessions did again.
+    failed_again: u64,
+    rejected_again: u64,
+    broken: u64,
 }
 
 impl Fates {
@@ -47,6 +51,9 @@ impl Fates {
         self.ended.merge(&arm.ended);
         self.over += arm.over;
         self.given_up += if overdue { arm.unanswered } else { 0 };
+        self.failed_again += arm.failed_again;
+        self.rejected_again += arm.rejected_again;
+        self.broken += arm.broken;
     }
 
     fn merge(&mut self, other: &Fates) {
@@ -54,6 +61,29 @@ impl Fates {
         self.ended.merge(&other.ended);
         self.over += other.over;
         self.given_up += other.given_up;
+        self.failed_again += other.failed_again;
+        self.rejected_again += other.rejected_again;
+        self.broken += other.broken;
+    }
+
+    fn and(mut self, other: &Fates) -> Fates {
+        self.merge(other);
+        self
+    }
+
+    /// How those ended that count in a comparison: what a session does again is left out, as if we had done it.
+    fn counting(&self) -> Classes {
+        Classes {
+            failure: self.ended.failure - self.failed_again,
+            rejected: self.ended.rejected - self.rejected_again,
+            ours: self.ended.ours + self.failed_again + self.rejected_again,
+            ..self.ended
+        }
+    }
+
+    /// Unfinished requests beyond those that a slot does not wait for.
+    fn overdue(&self) -> u64 {
+        self.unfinished().saturating_sub(self.routed / 100)
     }
 
     /// Requests that nobody abandoned and that we did not break ourselves.
@@ -69,11 +99,13 @@ pub struct Group {
     pub weight: Weight,
     pub canary: Fates,
     pub stable: Fates,
+    /// Of sessions whose coin had fallen before, canary first.
+    pub known: [Fates; 2],
 }
 
 impl Group {
     fn of(weight: Weight) -> Group {
-        Group { weight, canary: Fates::default(), stable: Fates::default() }
+        Group { weight, canary: Fates::default(), stable: Fates::default(), known: [Fates::default(); 2] }
     }
 
     /// Failures; what is unfinished or was given up is one of stable's, but none of the canary's.
@@ -88,28 +120,58 @@ impl Group {
         self.against_stable(|ended| ended.rejected)
     }
 
-    /// Failures and what took longer than the limit: whatever is unfinished when it is handed out, or was given up
-    /// after longer than that, is among them in both arms.
+    /// Failures and what took longer than the limit, of requests whose coin fell for them: whatever is unfinished when
+    /// it is handed out, or was given up after longer than that, is among them in both arms.
     #[must_use]
     pub fn over(&self) -> Counts {
-        let bad = |arm: &Fates| arm.ended.failure + arm.over.min(arm.ended.success + arm.ended.rejected);
-        let [canary, stable] = [&self.canary, &self.stable];
-        Counts {
-            canary_bad: bad(canary) + canary.unfinished() + canary.given_up,
-            canary_ok: canary.ended.judged() - bad(canary),
-            stable_bad: bad(stable) + stable.unfinished() + stable.given_up,
-            stable_ok: stable.ended.judged() - bad(stable),
-        }
+        over(&self.canary, &self.stable)
+    }
+
+    /// The same of all requests: to be held against a limit, not to be compared.
+    #[must_use]
+    pub fn over_of_all(&self) -> Counts {
+        let [canary, stable] = self.all();
+        over(&canary, &stable)
+    }
+
+    /// Sessions that broke down, among all coins that fell. On stable, whatever is long unfinished is one.
+    #[must_use]
+    pub fn breakdowns(&self) -> Counts {
+        let [canary, stable] = self.all();
+        let canary_ok = self.canary.routed.saturating_sub(canary.broken);
+        Counts { canary_bad: canary.broken, canary_ok, stable_bad: stable.broken + stable.overdue(), stable_ok: 0 }
+    }
+
+    fn all(&self) -> [Fates; 2] {
+        [self.canary.and(&self.known[0]), self.stable.and(&self.known[1])]
+    }
+
+    fn merge(&mut self, other: &Group) {
+        self.canary.merge(&other.canary);
+        self.stable.merge(&other.stable);
+        self.known[0].merge(&other.known[0]);
+        self.known[1].merge(&other.known[1]);
     }
 
     fn against_stable(&self, bad: impl Fn(&Classes) -> u64) -> Counts {
-        let (canary, stable) = (&self.canary.ended, &self.stable.ended);
+        let [canary, stable] = self.all();
+        let (ended, ended_on_stable) = (canary.counting(), stable.counting());
         Counts {
-            canary_bad: bad(canary),
-            canary_ok: canary.judged() - bad(canary) + self.canary.unfinished() + self.canary.given_up,
-            stable_bad: bad(stable) + self.stable.unfinished() + self.stable.given_up,
-            stable_ok: stable.judged() - bad(stable),
+            canary_bad: bad(&ended),
+            canary_ok: ended.judged() - bad(&ended) + canary.unfinished() + canary.given_up,
+            stable_bad: bad(&ended_on_stable) + stable.unfinished() + stable.given_up,
+            stable_ok: ended_on_stable.judged() - bad(&ended_on_stable),
         }
+    }
+}
+
+fn over(canary: &Fates, stable: &Fates) -> Counts {
+    let bad = |arm: &Fates| arm.ended.failure + arm.over.min(arm.ended.success + arm.ended.rejected);
+    Counts {
+        canary_bad: bad(canary) + canary.unfinished() + canary.given_up,
+        canary_ok: canary.ended.judged() - bad(canary),
+        stable_bad: bad(stable) + stable.unfinished() + stable.given_up,
+        stable_ok: stable.ended.judged() - bad(stable),
     }
 }
 
@@ -235,8 +297,12 @@ impl Ring {
         let slot = usize::try_from(after).unwrap_or(usize::MAX).min(LONGEST_SLOT - 1);
         entry.ended_after[slot] += row.stable.ended.judged();
         let group = group_of(&mut entry.groups, drawn.weight);
-        group.canary.count(&row.canary, overdue);
-        group.stable.count(&row.stable, overdue);
+        let [canary, stable] = match drawn.coin {
+            Coin::Tossed => [&mut group.canary, &mut group.stable],
+            Coin::Known => group.known.each_mut(),
+        };
+        canary.count(&row.canary, overdue);
+        stable.count(&row.stable, overdue);
     }
 
     /// After so many ticks a client who leaves has waited too long: longer than stable usually takes, or, where time
@@ -280,15 +346,15 @@ impl Ring {
 
     fn is_finished(&self, length: usize) -> bool {
         let groups = || self.entries.iter().take(length).flat_map(|entry| &entry.groups);
-        let finished = |arm: fn(&Group) -> &Fates| {
-            let drawn: u64 = groups().map(|group| arm(group).routed).sum();
-            let unfinished: u64 = groups().map(|group| arm(group).unfinished()).sum();
+        let finished = |arm: usize| {
+            let drawn: u64 = groups().map(|group| group.all()[arm].routed).sum();
+            let unfinished: u64 = groups().map(|group| group.all()[arm].unfinished()).sum();
             match self.slack {
                 Slack::Hundredth => unfinished <= drawn / 100,
                 Slack::None => unfinished == 0,
             }
         };
-        finished(|group| &group.canary) && finished(|group| &group.stable)
+        finished(0) && finished(1)
     }
 
     fn hand_out(&mut self, length: usize, last: Tick) -> Slot {
@@ -298,9 +364,7 @@ impl Ring {
             weight = Some(entry.weight);
             self.pace.learn(&entry);
             for from in entry.groups {
-                let into = group_of(&mut groups, from.weight);
-                into.canary.merge(&from.canary);
-                into.stable.merge(&from.stable);
+                group_of(&mut groups, from.weight).merge(&from);
             }
         }
         let changed = self.last_weight.is_some_and(|last| Some(last) != weight);
@@ -329,7 +393,7 @@ mod tests {
     const FULL: Weight = Weight::FULL;
 
     fn drawn(tick: u64, weight: Weight) -> Drawn {
-        Drawn { exposure: Exposure(1), tick: Tick(tick), weight, generation: Generation(0) }
+        Drawn { exposure: Exposure(1), tick: Tick(tick), weight, generation: Generation(0), coin: Coin::Tossed }
     }
 
     fn routed(stable: u64, canary: u64) -> Row {

@@ -23,6 +23,8 @@ pub enum Hold {
     SharedDegradation,
     /// The canary alone is over the limit, and the comparison has not decided yet.
     CanaryOverLimit,
+    /// The comparison would convict, but there were too few sessions to rest that on.
+    FewSessions,
 }
 
 /// What convicted the canary.
@@ -32,7 +34,7 @@ pub enum Trigger {
     /// The comparison with stable.
     #[default]
     Evidence,
-    /// The outage guard: the canary is down and stable is not.
+    /// The outage guard, or with stickiness the breakdowns: the canary is down and stable is not.
     Outage,
     /// An absolute limit, broken by the canary while stable keeps it.
     Limit,
