@@ -7,13 +7,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
 
 use super::access::Access;
 use super::connection::Busy;
 use super::deadline::Deadline;
 use super::forward::Dues;
-use super::upstream::Channel;
+use super::upstream::{Channel, Damaged, Download};
 use super::worker::Worker;
 use crate::domain::outcome::Class;
 
@@ -21,7 +20,7 @@ use crate::domain::outcome::Class;
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
     #[error("the endpoint's response broke off")]
-    Upstream(#[from] hyper::Error),
+    Upstream(#[from] Damaged),
     #[error("the endpoint stopped sending")]
     Idle,
 }
@@ -117,7 +116,7 @@ impl Body for Outgoing {
 #[derive(Debug)]
 pub struct Observed {
     worker: Rc<Worker>,
-    incoming: Incoming,
+    download: Download,
     /// Goes back to the idle ones at the end of the body.
     channel: Option<Channel>,
     deadline: Deadline,
@@ -133,19 +132,19 @@ impl Observed {
     #[must_use]
     pub fn new(
         worker: Rc<Worker>,
-        incoming: Incoming,
+        download: Download,
         channel: Channel,
         deadline: Deadline,
         dues: Dues,
         class: Class,
     ) -> Observed {
         deadline.clear();
-        Observed { worker, incoming, channel: Some(channel), deadline, waiting: false, dues, class }
+        Observed { worker, download, channel: Some(channel), deadline, waiting: false, dues, class }
     }
 
     /// Settles at once if there is no body: nobody will poll it.
     pub fn finish_if_empty(&mut self, cx: &mut Context<'_>) {
-        if self.incoming.is_end_stream() {
+        if self.download.is_end_stream() {
             self.end(cx);
         }
     }
@@ -164,16 +163,10 @@ impl Observed {
         self.dues.settle(Class::Failure);
     }
 
-    /// The next piece: what already came, else whatever the connection brings when driven.
-    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Pending => {
-                if let Some(channel) = &mut self.channel {
-                    channel.drive(cx);
-                }
-                Pin::new(&mut self.incoming).poll_frame(cx)
-            }
-            ready @ Poll::Ready(_) => ready,
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Damaged>>> {
+        match &mut self.channel {
+            Some(channel) => self.download.poll_frame(channel, cx),
+            None => Poll::Ready(None),
         }
     }
 
@@ -201,7 +194,7 @@ impl Body for Observed {
             Poll::Ready(Some(Ok(frame))) => {
                 this.waiting = false;
                 this.deadline.clear();
-                if this.incoming.is_end_stream() {
+                if this.download.is_end_stream() {
                     this.end(cx); // hyper may not ask again
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -218,10 +211,10 @@ impl Body for Observed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.download.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.download.size_hint()
     }
 }

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 
 use http::header::HeaderValue;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 
 use super::access::Access;
 use super::body::{Observed, Outgoing};
@@ -16,7 +15,7 @@ use super::deadline::{Deadline, Elapsed};
 use super::headers::strip_hop_by_hop;
 use super::recorder::{Charge, Owed, Reach};
 use super::reply::{self, Fault, Form};
-use super::upstream::{Channel, Failed, Progress, Upload, UploadState};
+use super::upstream::{Channel, Download, Failed, Progress, Upload, UploadState};
 use super::worker::Worker;
 use crate::domain::names::EndpointId;
 use crate::domain::outcome::Class;
@@ -225,19 +224,19 @@ impl Patience<'_> {
 async fn relay(
     call: &Call,
     channel: Channel,
-    response: Response<Incoming>,
+    response: Response<Download>,
     mut dues: Dues,
     deadline: Deadline,
     sent: Moment,
 ) -> Response<Outgoing> {
     dues.head(call.worker.now().0.saturating_sub(sent.0));
-    let (mut parts, incoming) = response.into_parts();
+    let (mut parts, download) = response.into_parts();
     call.note(|access| access.upstream_answered(parts.status));
     strip_hop_by_hop(&mut parts.headers);
     parts.version = http::Version::HTTP_11;
     let class = Class::of_status(parts.status);
     dues.rescued(class);
-    let mut body = Observed::new(call.worker.clone(), incoming, channel, deadline, dues, class);
+    let mut body = Observed::new(call.worker.clone(), download, channel, deadline, dues, class);
     poll_fn(|cx| {
         body.finish_if_empty(cx);
         Poll::Ready(())

@@ -27,6 +27,33 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
 ];
+/// RFC 9110 §6.5.1: what frames, routes, authenticates or says how to read a message comes before its body, or never.
+static NEVER_TRAILS: [HeaderName; 24] = [
+    header::AGE,
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::EXPIRES,
+    header::FORWARDED,
+    header::HOST,
+    header::LOCATION,
+    header::MAX_FORWARDS,
+    header::PRAGMA,
+    header::RANGE,
+    header::RETRY_AFTER,
+    header::SET_COOKIE,
+    header::TRAILER,
+    header::VARY,
+    header::VIA,
+    header::WWW_AUTHENTICATE,
+    X_REAL_IP,
+    X_REQUEST_ID,
+];
 const VIA: HeaderValue = HeaderValue::from_static("1.1 penstock");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
@@ -146,6 +173,12 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
+}
+
+/// Whether a field may stand in a trailer section that is passed on.
+pub fn may_trail(name: &HeaderName) -> bool {
+    let ours = ["x-forwarded-", "penstock-"].iter().any(|prefix| name.as_str().starts_with(prefix));
+    !ours && !is_hop_by_hop(name) && !NEVER_TRAILS.contains(name)
 }
 
 /// Turns a client's header fields into those for an endpoint.

@@ -20,7 +20,7 @@ thread_local! {
     static JOINED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SMALL));
 }
 
-/// A TCP stream, for hyper on either side.
+/// A TCP stream, for hyper.
 #[derive(Debug)]
 pub struct Socket(TokioIo<TcpStream>);
 
