@@ -32,6 +32,7 @@ pub struct Inbox {
 impl Inbox {
     /// Reads once. `false`: the other side has closed.
     pub fn poll_fill<S: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, stream: &mut S) -> Poll<io::Result<bool>> {
+        self.let_go();
         ROOM.with_borrow_mut(|room| {
             let buffer = room.behind(&self.unread, if self.plenty { LARGE } else { SMALL });
             let space = buffer.capacity() - buffer.len();
@@ -44,6 +45,13 @@ impl Inbox {
             self.unread = buffer.split().freeze();
             Poll::Ready(Ok(read > 0))
         })
+    }
+
+    /// Nothing of nothing still holds on to the buffer that it was cut from.
+    pub fn let_go(&mut self) {
+        if self.unread.is_empty() {
+            self.unread = Bytes::new();
+        }
     }
 }
 

@@ -165,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, B: Body<Data = Bytes> + Unpin> Wire<S, B
     /// The response is over.
     pub fn end(&mut self) {
         self.over = true;
+        self.inbox.let_go();
     }
 
     /// Whether it can carry another exchange: the last one is over on both sides, nothing more was sent than was asked

@@ -247,6 +247,32 @@ fn an_answer_counts_even_if_the_endpoint_takes_no_more() {
     assert!(!wire.lives(&mut cx));
 }
 
+#[test]
+fn an_idle_connection_keeps_no_buffer() {
+    let beginning_of_the_shared_one = || {
+        let mut inbox = Inbox::default();
+        assert!(now(|cx| inbox.poll_fill(cx, &mut Script::sending([b"x".to_vec()]))).unwrap());
+        inbox.unread.as_ptr()
+    };
+    let place = beginning_of_the_shared_one();
+    for text in [
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+    ] {
+        let mut wire = Wire::new(Script { open: true, ..Script::sending([text.as_bytes().to_vec()]) });
+        wire.begin(request(Method::GET, Pieces::none()));
+        let head = now(|cx| wire.poll_head(cx)).unwrap();
+        let mut download = Download::new(head.ending, &mut wire);
+        while now(|cx| download.poll_next(&mut wire, cx)).is_some() {}
+        drop(head.response);
+        assert!(wire.lives(&mut Context::from_waker(std::task::Waker::noop())));
+        assert_eq!(beginning_of_the_shared_one(), place, "{text:?}");
+        assert_eq!(wire.fields.capacity(), 0);
+        assert!(size_of_val(&wire) - size_of_val(&wire.stream) < 600, "{}", size_of_val(&wire));
+    }
+}
+
 /// Responses, mostly well-formed.
 fn responses() -> impl Strategy<Value = Vec<u8>> {
     let head = prop::sample::select(vec![
