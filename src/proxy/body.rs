@@ -37,7 +37,8 @@ pub struct Outgoing {
 #[derive(Debug)]
 enum Source {
     Own(Full<Bytes>),
-    Relayed(Observed),
+    /// Boxed: it is large, and moves through many hands.
+    Relayed(Box<Observed>),
 }
 
 impl Outgoing {
@@ -48,7 +49,7 @@ impl Outgoing {
 
     #[must_use]
     pub fn relayed(body: Observed) -> Outgoing {
-        Outgoing { source: Source::Relayed(body), access: None, _busy: None }
+        Outgoing { source: Source::Relayed(Box::new(body)), access: None, _busy: None }
     }
 
     /// Has a log line written about it.
@@ -91,7 +92,7 @@ impl Body for Outgoing {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let frame = match &mut self.source {
             Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Source::Relayed(body) => Pin::new(body).poll_frame(cx),
+            Source::Relayed(body) => Pin::new(&mut **body).poll_frame(cx),
         };
         self.note(&frame);
         frame
@@ -154,7 +155,7 @@ impl Observed {
         if let Some(mut channel) = self.channel.take()
             && channel.lives(cx)
         {
-            self.worker.upstreams.give_back(channel, self.worker.now());
+            self.worker.upstreams.give_back(channel, self.worker.deadlines.now()); // a tick more or less
         }
     }
 

@@ -15,9 +15,12 @@ use super::sending::Coding;
 /// Response heads up to this size.
 const LARGEST: usize = 64 * 1024;
 const MOST_FIELDS: usize = 100;
+/// Request heads are mostly smaller than this.
+const USUAL: usize = 2 * 1024;
 
 /// Writes a request's head. How its body ends is said by `coding` alone, whatever the fields say.
 pub fn write(out: &mut Vec<u8>, request: &Parts, coding: Coding) {
+    out.reserve(USUAL);
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(request.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
@@ -61,8 +64,10 @@ pub struct Head {
 ///
 /// A bare LF ends a line, as RFC 9112 §2.2 allows: heads are written anew, so nobody behind us can read it otherwise.
 pub fn read(bytes: &mut Bytes, to: &Method, fields: &mut HeaderMap) -> Result<Option<Head>, Malformed> {
-    if bytes.first().is_some_and(|first| *first != b'H') {
-        return Err(Malformed); // httparse skips empty lines, which may be the last message's surplus
+    match bytes.first() {
+        None => return Ok(None),
+        Some(b'H') => {}
+        Some(_) => return Err(Malformed), // httparse skips empty lines, which may be the last message's surplus
     }
     let mut parsed = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut parts = httparse::Response::new(&mut []);
