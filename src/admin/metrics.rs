@@ -37,11 +37,13 @@ pub struct Outside {
     pub active: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Lines of the access log that were asked for and not written.
     pub log_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// When the certificates in use end: Unix seconds by file.
+    pub certificates: Box<dyn Fn() -> Vec<(String, i64)> + Send + Sync>,
 }
 
 impl Default for Outside {
     fn default() -> Outside {
-        Outside { active: Box::new(|| 0), log_dropped: Box::new(|| 0) }
+        Outside { active: Box::new(|| 0), log_dropped: Box::new(|| 0), certificates: Box::new(Vec::new) }
     }
 }
 
@@ -58,6 +60,7 @@ pub async fn scrape(State(api): State<Api>) -> Response {
         config: api.control.config(),
         active: (api.outside.active)(),
         log_dropped: (api.outside.log_dropped)(),
+        certificates: (api.outside.certificates)(),
     };
     ([(header::CONTENT_TYPE, OPEN_METRICS)], exposition(picture)).into_response()
 }
@@ -77,6 +80,7 @@ struct Picture {
     config: Arc<ConfigView>,
     active: u64,
     log_dropped: u64,
+    certificates: Vec<(String, i64)>,
 }
 
 impl Collector for Picture {
@@ -113,6 +117,7 @@ impl Picture {
         let mut revision = gauge(to, "penstock_state_revision", "Changes so far")?;
         revision.encode_gauge(&self.view.revision)?;
         self.config(to)?;
+        self.certificates(to)?;
         self.store(to)
     }
 
@@ -123,6 +128,18 @@ impl Picture {
         let help = "When a file came into force last, in seconds since 1970";
         let seconds = self.config.in_force_since.as_second();
         gauge(to, "penstock_config_last_reload_success_timestamp_seconds", help)?.encode_gauge(&seconds)
+    }
+
+    fn certificates(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if self.certificates.is_empty() {
+            return Ok(());
+        }
+        let help = "When the certificate expires, in seconds since 1970";
+        let mut expiry = gauge(to, "penstock_certificate_expiry_timestamp_seconds", help)?;
+        for (file, end) in &self.certificates {
+            expiry.encode_family(&[("file", file.as_str())])?.encode_gauge(end)?;
+        }
+        Ok(())
     }
 
     fn store(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -9,9 +9,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
 use super::access::Access;
-use super::connection::Busy;
+use super::activity::Busy;
 use super::deadline::Deadline;
 use super::forward::Dues;
+use super::stall::Stall;
 use super::upstream::{Channel, Damaged, Download};
 use super::worker::Worker;
 use crate::domain::outcome::Class;
@@ -32,6 +33,8 @@ pub struct Outgoing {
     access: Option<Rc<Access>>,
     /// The client's connection is busy until the response is out of our hands.
     _busy: Option<Busy>,
+    /// Of an HTTP/2 stream.
+    stall: Option<Rc<Stall>>,
 }
 
 #[derive(Debug)]
@@ -44,12 +47,12 @@ enum Source {
 impl Outgoing {
     #[must_use]
     pub fn own(body: Full<Bytes>) -> Outgoing {
-        Outgoing { source: Source::Own(body), access: None, _busy: None }
+        Outgoing { source: Source::Own(body), access: None, _busy: None, stall: None }
     }
 
     #[must_use]
     pub fn relayed(body: Observed) -> Outgoing {
-        Outgoing { source: Source::Relayed(Box::new(body)), access: None, _busy: None }
+        Outgoing { source: Source::Relayed(Box::new(body)), access: None, _busy: None, stall: None }
     }
 
     /// Has a log line written about it.
@@ -59,8 +62,11 @@ impl Outgoing {
     }
 
     #[must_use]
-    pub fn holding(self, busy: Busy) -> Outgoing {
-        Outgoing { _busy: Some(busy), ..self }
+    pub fn holding(self, busy: Busy, stall: Option<Rc<Stall>>) -> Outgoing {
+        if let Some(stall) = &stall {
+            stall.begin();
+        }
+        Outgoing { _busy: Some(busy), stall, ..self }
     }
 }
 
@@ -95,6 +101,9 @@ impl Body for Outgoing {
             Source::Relayed(body) => Pin::new(&mut **body).poll_frame(cx),
         };
         self.note(&frame);
+        if let Some(stall) = &self.stall {
+            if frame.is_ready() { stall.begin() } else { stall.end() }
+        }
         frame
     }
 

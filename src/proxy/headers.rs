@@ -2,11 +2,17 @@
 //! and says who asked (RFC 9110 §7.6, RFC 9112 §3.2 and §6, RFC 7239's older `X-Forwarded-*` cousins).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, Version};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use super::listener::Rules;
+use super::tls;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -15,11 +21,17 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 penstock");
+/// The client's own certificate, base64 of its DER between colons (RFC 9440).
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+/// Its subject. Clients cannot send a field of this name: whatever begins with `penstock-` is removed.
+const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("penstock-client-subject");
+const VIA_2: HeaderValue = HeaderValue::from_static("2.0 penstock");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Fields that a request may be given on its way.
-const ADDED: usize = 10;
+const ADDED: usize = 12;
 
 /// How often a request may have passed through a penstock before it is taken to run in a circle.
 const LAPS: usize = 5;
@@ -43,6 +55,27 @@ pub struct Client {
     address: HeaderValue,
     port: HeaderValue,
     peer_port: u16,
+    rules: Arc<Rules>,
+    /// What it asked for when TLS was agreed on.
+    server_name: Option<Box<str>>,
+    proof: Option<Proof>,
+}
+
+/// The certificate that a client has proven to own.
+#[derive(Debug, Clone)]
+pub struct Proof {
+    certificate: HeaderValue,
+    subject: Option<HeaderValue>,
+}
+
+impl Proof {
+    /// `None` if it cannot be passed on.
+    #[must_use]
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Proof> {
+        let encoded = BASE64_STANDARD.encode(certificate);
+        let subject = tls::subject(certificate).and_then(|subject| HeaderValue::try_from(subject).ok());
+        Some(Proof { certificate: HeaderValue::try_from(format!(":{encoded}:")).ok()?, subject })
+    }
 }
 
 impl Client {
@@ -59,10 +92,48 @@ impl Client {
 
     /// `local` is the address that the client connected to.
     #[must_use]
-    pub fn new(peer: SocketAddr, local: SocketAddr) -> Client {
+    pub fn new(peer: SocketAddr, local: SocketAddr, rules: Arc<Rules>) -> Client {
         let ip: IpAddr = peer.ip().to_canonical();
         let text = |text: String| HeaderValue::try_from(text).expect("addresses and numbers are visible ASCII");
-        Client { address: text(ip.to_string()), port: text(local.port().to_string()), peer_port: peer.port() }
+        Client {
+            address: text(ip.to_string()),
+            port: text(local.port().to_string()),
+            peer_port: peer.port(),
+            rules,
+            server_name: None,
+            proof: None,
+        }
+    }
+
+    /// As became known when TLS was agreed on.
+    #[must_use]
+    pub fn secured(self, server_name: Option<Box<str>>, proof: Option<Proof>) -> Client {
+        Client { server_name, proof, ..self }
+    }
+
+    /// Of the request, as the client sent it.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.rules.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// `Strict-Transport-Security`, if its listener has it.
+    #[must_use]
+    pub fn hsts(&self) -> Option<&HeaderValue> {
+        self.rules.hsts.as_ref()
+    }
+
+    /// The port with TLS that its listener sends everybody to.
+    #[must_use]
+    pub fn redirect_to(&self) -> Option<u16> {
+        self.rules.redirect_to
+    }
+
+    /// Whether it asks, over a connection for one name, for another one that the certificate is not for.
+    #[must_use]
+    pub fn is_misdirected(&self, host: &str) -> bool {
+        let (Some(tls), Some(name)) = (&self.rules.tls, self.server_name.as_deref()) else { return false };
+        !name.eq_ignore_ascii_case(host) && !tls.covers(Some(name), host)
     }
 }
 
@@ -98,11 +169,16 @@ fn authority(parts: &Parts) -> Result<Option<Authority>, Unfit> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Err(Unfit::Host),
+        (None, _) if parts.version > Version::HTTP_11 && parts.uri.authority().is_some() => None,
         (None, _) if parts.version > Version::HTTP_10 => return Err(Unfit::Host),
         (None, _) => None,
         (Some(host), None) if host.is_empty() => None,
         (Some(host), None) => Some(Authority::try_from(host.as_bytes()).map_err(|_| Unfit::Host)?),
     };
+    // RFC 9113 §8.3.1: a Host beside `:authority` says the same.
+    if parts.version > Version::HTTP_11 && host.as_ref().zip(parts.uri.authority()).is_some_and(|(host, a)| host != a) {
+        return Err(Unfit::Host);
+    }
     let authority = parts.uri.authority().cloned().or(host);
     match &authority {
         Some(authority) if authority.as_str().contains('@') => Err(Unfit::Host),
@@ -189,11 +265,20 @@ pub fn may_trail(name: &HeaderName) -> bool {
 }
 
 /// Turns a client's header fields into those for an endpoint.
-pub fn forward(headers: &mut HeaderMap, client: &Client, authority: Option<&Authority>, request_id: HeaderValue) {
+pub fn forward(
+    headers: &mut HeaderMap,
+    client: &Client,
+    version: Version,
+    authority: Option<&Authority>,
+    request_id: HeaderValue,
+) {
     let wants_trailers = wants_trailers(headers);
     strip_named_by_connection(headers);
     strip(headers, |name| is_hop_by_hop(name) || is_untrusted(name));
     headers.reserve(ADDED);
+    if version > Version::HTTP_11 {
+        join_cookies(headers);
+    }
     if wants_trailers {
         headers.insert(header::TE, TRAILERS);
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
@@ -204,9 +289,27 @@ pub fn forward(headers: &mut HeaderMap, client: &Client, authority: Option<&Auth
     headers.insert(X_FORWARDED_FOR, client.address.clone());
     headers.insert(X_REAL_IP, client.address.clone());
     headers.insert(X_FORWARDED_PORT, client.port.clone());
-    headers.insert(X_FORWARDED_PROTO, HTTP);
+    headers.insert(X_FORWARDED_PROTO, if client.rules.tls.is_some() { HTTPS } else { HTTP });
+    if let Some(proof) = &client.proof {
+        headers.insert(CLIENT_CERT, proof.certificate.clone());
+        if let Some(subject) = &proof.subject {
+            headers.insert(CLIENT_SUBJECT, subject.clone());
+        }
+    }
     headers.insert(X_REQUEST_ID, request_id);
-    headers.append(header::VIA, VIA);
+    headers.append(header::VIA, if version > Version::HTTP_11 { VIA_2 } else { VIA });
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may send cookies one by one, HTTP/1.1 has one field.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if crumbs.nth(1).is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// The Host field, made to say what the request is for; mostly it does.
@@ -228,7 +331,8 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
 
 /// Nobody is trusted yet to say who the client is, or to speak for us.
 fn is_untrusted(name: &HeaderName) -> bool {
-    name == header::FORWARDED || name.as_str().starts_with("penstock-")
+    let name = name.as_str();
+    matches!(name, "forwarded" | "client-cert" | "client-cert-chain") || name.starts_with("penstock-")
 }
 
 #[cfg(test)]
@@ -292,8 +396,8 @@ mod tests {
     fn forwarded(fields: &[(&str, &str)]) -> HeaderMap {
         let mut parts = parts(Version::HTTP_11, "/", fields);
         let authority = check(&parts).unwrap();
-        let client = Client::new("192.0.2.1:4000".parse().unwrap(), "127.0.0.1:8080".parse().unwrap());
-        forward(&mut parts.headers, &client, authority.as_ref(), HeaderValue::from_static("id"));
+        let client = Client::new("192.0.2.1:4000".parse().unwrap(), "127.0.0.1:8080".parse().unwrap(), Arc::default());
+        forward(&mut parts.headers, &client, parts.version, authority.as_ref(), HeaderValue::from_static("id"));
         parts.headers
     }
 

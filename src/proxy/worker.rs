@@ -41,6 +41,7 @@ pub struct Worker {
     pub upstreams: Upstreams,
     pub deadlines: Rc<Deadlines>,
     pub load: Arc<Load>,
+    pub handshakes: Gate,
     clock: Clock,
     subscriber: RefCell<Subscriber>,
     random: RefCell<fastrand::Rng>,
@@ -48,7 +49,7 @@ pub struct Worker {
     epoch_unix_ms: u64,
     /// What request ids are written into.
     ids: RefCell<BytesMut>,
-    draining: Cell<bool>,
+    draining: Cell<Option<Moment>>,
 }
 
 /// What the acceptor knows of a worker, written by that worker alone.
@@ -102,14 +103,12 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
             _ = flush.tick() => {
                 worker.limits.set(*setup.limits.borrow_and_update());
                 unsent = worker.tick(&setup.batches, unsent);
-                if worker.draining() && worker.load.connections() == 0 && accepted.is_empty() {
+                let last = accepted.is_closed() && accepted.is_empty();
+                if worker.draining().is_some() && last && worker.load.connections() == 0 {
                     break;
                 }
             }
-            Some(Accepted { stream, peer }) = accepted.recv() => match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => drop(tokio::task::spawn_local(connection::serve(worker.clone(), stream, peer))),
-                Err(error) => tracing::warn!(%peer, %error, "an accepted socket could not be used"),
-            },
+            Some(accepted) = accepted.recv() => welcome(&worker, accepted),
             Ok(()) = setup.phase.changed() => match *setup.phase.borrow_and_update() {
                 Phase::Serving => {}
                 Phase::Draining => worker.drain(),
@@ -118,6 +117,13 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
         }
     }
     worker.tick(&setup.batches, unsent);
+}
+
+fn welcome(worker: &Rc<Worker>, Accepted { stream, peer, rules }: Accepted) {
+    match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => drop(tokio::task::spawn_local(connection::serve(worker.clone(), stream, peer, rules))),
+        Err(error) => tracing::warn!(%peer, %error, "an accepted socket could not be used"),
+    }
 }
 
 impl Worker {
@@ -133,12 +139,13 @@ impl Worker {
             upstreams: Upstreams::default(),
             deadlines: Rc::default(),
             load,
+            handshakes: Gate::default(),
             clock: setup.clock,
             subscriber: RefCell::new(setup.subscriber.clone()),
             random: RefCell::new(fastrand::Rng::new()), // seeded by the operating system, each worker apart
             epoch_unix_ms: u64::try_from(unix.saturating_sub(running).as_millis()).unwrap_or(0),
             ids: RefCell::default(),
-            draining: Cell::new(false),
+            draining: Cell::new(None),
         }
     }
 
@@ -166,13 +173,14 @@ impl Worker {
         request_id(unix_ms, random, &mut self.ids.borrow_mut())
     }
 
+    /// Since when; `None` while it serves.
     #[must_use]
-    pub fn draining(&self) -> bool {
+    pub fn draining(&self) -> Option<Moment> {
         self.draining.get()
     }
 
     fn drain(&self) {
-        self.draining.set(true);
+        self.draining.set(Some(self.now()));
         self.deadlines.wake_all(); // every connection has a deadline, and looks at `draining` when woken
     }
 
@@ -197,6 +205,32 @@ impl Worker {
             self.upstreams.reap(now);
         }
         batches.try_send(batch).err()
+    }
+}
+
+/// Lets a bounded number in at a time.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Rc<Cell<u32>>);
+
+impl Gate {
+    /// `None` when `most` are in already.
+    #[must_use]
+    pub fn enter(&self, most: u32) -> Option<Entered> {
+        let inside = self.0.get();
+        (inside < most).then(|| {
+            self.0.set(inside + 1);
+            Entered(self.clone())
+        })
+    }
+}
+
+/// One that was let in; leaves when dropped.
+#[derive(Debug)]
+pub struct Entered(Gate);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get().saturating_sub(1));
     }
 }
 
