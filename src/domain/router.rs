@@ -411,7 +411,7 @@ mod tests {
 
     use super::*;
 
-    const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
     use crate::domain::route::{Condition, Conditions, Line, Request};
 
     fn router(routes: &[(&str, &str)]) -> Router {

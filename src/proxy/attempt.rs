@@ -3,18 +3,15 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use http_body::Body;
-use hyper::body::Incoming;
 
 use super::deadline::{Deadline, Elapsed};
 use super::forward::Call;
 use super::reply::Fault;
-use super::upstream::{Channel, Failed, Progress, Trust, Upload, UploadState};
+use super::upstream::{Channel, Download, Failed, Progress, Trust, Upload, UploadState};
 use super::worker::Worker;
 use crate::domain::names::EndpointId;
 use crate::domain::outcome::Class;
@@ -46,7 +43,7 @@ pub enum Came {
 #[derive(Debug)]
 pub struct Answer {
     pub channel: Channel,
-    pub response: Response<Incoming>,
+    pub response: Response<Download>,
     pub deadline: Deadline,
     pub head_micros: u64,
 }
@@ -68,9 +65,8 @@ impl Answer {
         let mut body = response.into_body();
         let mut left = READ_AWAY;
         let over = poll_fn(|cx| {
-            channel.drive(cx);
             loop {
-                match Pin::new(&mut body).poll_frame(cx) {
+                match body.poll_frame(&mut channel, cx) {
                     Poll::Ready(Some(Ok(frame))) => {
                         let read = frame.data_ref().map_or(0, bytes::Bytes::len);
                         match left.checked_sub(read) {

@@ -8,14 +8,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
 
 use super::access::Access;
 use super::activity::Busy;
 use super::deadline::Deadline;
 use super::dues::Dues;
 use super::stall::Stall;
-use super::upstream::Channel;
+use super::upstream::{Channel, Damaged, Download};
 use super::worker::Worker;
 use crate::domain::outcome::Class;
 use crate::domain::time::Moment;
@@ -24,7 +23,7 @@ use crate::domain::time::Moment;
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
     #[error("the endpoint's response broke off")]
-    Upstream(#[from] hyper::Error),
+    Upstream(#[from] Damaged),
     #[error("the endpoint stopped sending")]
     Idle,
     #[error("the request took longer than it may")]
@@ -45,7 +44,8 @@ pub struct Outgoing {
 #[derive(Debug)]
 enum Source {
     Own(Full<Bytes>),
-    Relayed(Observed),
+    /// Boxed: it is large, and moves through many hands.
+    Relayed(Box<Observed>),
 }
 
 impl Outgoing {
@@ -56,7 +56,7 @@ impl Outgoing {
 
     #[must_use]
     pub fn relayed(body: Observed) -> Outgoing {
-        Outgoing { source: Source::Relayed(body), access: None, _busy: None, stall: None }
+        Outgoing { source: Source::Relayed(Box::new(body)), access: None, _busy: None, stall: None }
     }
 
     /// An endpoint's answer as `relayed` makes it, our own one as `own` does.
@@ -119,7 +119,7 @@ impl Body for Outgoing {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let frame = match &mut self.source {
             Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Source::Relayed(body) => Pin::new(body).poll_frame(cx),
+            Source::Relayed(body) => Pin::new(&mut **body).poll_frame(cx),
         };
         self.note(&frame);
         if let Some(stall) = &self.stall {
@@ -147,7 +147,7 @@ impl Body for Outgoing {
 #[derive(Debug)]
 pub struct Observed {
     worker: Rc<Worker>,
-    incoming: Incoming,
+    download: Download,
     /// Goes back to the idle ones at the end of the body.
     channel: Option<Channel>,
     deadline: Deadline,
@@ -165,7 +165,7 @@ impl Observed {
     #[must_use]
     pub fn new(
         worker: Rc<Worker>,
-        incoming: Incoming,
+        download: Download,
         channel: Channel,
         deadline: Deadline,
         dues: Dues,
@@ -173,12 +173,12 @@ impl Observed {
         class: Class,
     ) -> Observed {
         deadline.clear();
-        Observed { worker, incoming, channel: Some(channel), deadline, waiting: false, dues, until, class }
+        Observed { worker, download, channel: Some(channel), deadline, waiting: false, dues, until, class }
     }
 
     /// Settles at once if there is no body: nobody will poll it.
     pub fn finish_if_empty(&mut self, cx: &mut Context<'_>) {
-        if self.incoming.is_end_stream() {
+        if self.download.is_end_stream() {
             self.end(cx);
         }
     }
@@ -188,7 +188,7 @@ impl Observed {
         if let Some(mut channel) = self.channel.take()
             && channel.lives(cx)
         {
-            self.worker.upstreams.give_back(channel, self.worker.now());
+            self.worker.upstreams.give_back(channel, self.worker.deadlines.now()); // a tick more or less
         }
     }
 
@@ -197,16 +197,10 @@ impl Observed {
         self.dues.settle(Class::Failure);
     }
 
-    /// The next piece: what already came, else whatever the connection brings when driven.
-    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Pending => {
-                if let Some(channel) = &mut self.channel {
-                    channel.drive(cx);
-                }
-                Pin::new(&mut self.incoming).poll_frame(cx)
-            }
-            ready @ Poll::Ready(_) => ready,
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Damaged>>> {
+        match &mut self.channel {
+            Some(channel) => self.download.poll_frame(channel, cx),
+            None => Poll::Ready(None),
         }
     }
 
@@ -231,7 +225,7 @@ impl Body for Observed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
-        if this.is_over() && !this.incoming.is_end_stream() {
+        if this.is_over() && !this.download.is_end_stream() {
             this.channel = None;
             this.dues.settle(if this.waiting { Class::Failure } else { Class::Ours });
             return Poll::Ready(Some(Err(Broken::Late)));
@@ -245,7 +239,7 @@ impl Body for Observed {
             Poll::Ready(Some(Ok(frame))) => {
                 this.waiting = false;
                 this.deadline.clear();
-                if this.incoming.is_end_stream() {
+                if this.download.is_end_stream() {
                     this.end(cx); // hyper may not ask again
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -262,10 +256,10 @@ impl Body for Observed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.download.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.download.size_hint()
     }
 }

@@ -20,29 +20,18 @@ pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-po
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-/// RFC 9110 §7.6.1, with the older ones that clients still send.
-static HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    KEEP_ALIVE,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    PROXY_CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-];
 const VIA: HeaderValue = HeaderValue::from_static("1.1 penstock");
 /// The client's own certificate, base64 of its DER between colons (RFC 9440).
 const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
-const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 /// Its subject. Clients cannot send a field of this name: whatever begins with `penstock-` is removed.
 const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("penstock-client-subject");
 const VIA_2: HeaderValue = HeaderValue::from_static("2.0 penstock");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// Fields that a request may be given on its way.
+const ADDED: usize = 12;
 
 /// How often a request may have passed through a penstock before it is taken to run in a circle.
 const LAPS: usize = 5;
@@ -212,25 +201,75 @@ fn laps(headers: &HeaderMap) -> usize {
 
 /// Removes what belongs to one hop only: the fixed set, and what `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named = named_by_connection(headers);
-    for name in named {
-        headers.remove(name);
-    }
-    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
-    for name in unwanted {
+    strip_named_by_connection(headers);
+    strip(headers, is_hop_by_hop);
+}
+
+/// Mostly it is nothing or one field that goes: no list of them is made. There are at most a hundred.
+fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name)).cloned() {
         headers.remove(name);
     }
 }
 
 /// `Connection` may not name what routes or frames a message, nor take away what a later hop relies on.
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+fn strip_named_by_connection(headers: &mut HeaderMap) {
     let fields = headers.get_all(header::CONNECTION).iter().filter_map(|field| field.to_str().ok());
-    let names = fields.flat_map(|field| field.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());
-    names.filter(|name| ![header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name)).collect()
+    let options = fields.flat_map(|field| field.split(',')).map(str::trim);
+    let names =
+        options.filter(|option| !["keep-alive", "close"].iter().any(|usual| option.eq_ignore_ascii_case(usual)));
+    let kept = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let names = names.filter_map(|name| name.parse::<HeaderName>().ok()).filter(|name| !kept.contains(name));
+    for name in names.collect::<Vec<_>>() {
+        headers.remove(name);
+    }
 }
 
+/// RFC 9110 §7.6.1, with the older ones that clients still send.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name)
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+    )
+}
+
+/// Whether a field may stand in a trailer section that is passed on. What frames, routes, authenticates or says how to
+/// read a message comes before its body, or never (RFC 9110 §6.5.1).
+pub fn may_trail(name: &HeaderName) -> bool {
+    let in_head_only = matches!(
+        name.as_str(),
+        "age"
+            | "authorization"
+            | "cache-control"
+            | "content-encoding"
+            | "content-length"
+            | "content-range"
+            | "content-type"
+            | "cookie"
+            | "expect"
+            | "expires"
+            | "host"
+            | "location"
+            | "max-forwards"
+            | "pragma"
+            | "range"
+            | "retry-after"
+            | "set-cookie"
+            | "trailer"
+            | "vary"
+            | "via"
+            | "www-authenticate"
+            | "x-real-ip"
+            | "x-request-id"
+    );
+    !in_head_only && !is_hop_by_hop(name) && !is_untrusted(name) && !name.as_str().starts_with("x-forwarded-")
 }
 
 /// Turns a client's header fields into those for an endpoint.
@@ -242,8 +281,9 @@ pub fn forward(
     request_id: HeaderValue,
 ) {
     let wants_trailers = wants_trailers(headers);
-    strip_hop_by_hop(headers);
-    strip_untrusted(headers);
+    strip_named_by_connection(headers);
+    strip(headers, |name| is_hop_by_hop(name) || is_untrusted(name));
+    headers.reserve(ADDED);
     if version > Version::HTTP_11 {
         join_cookies(headers);
     }
@@ -251,9 +291,8 @@ pub fn forward(
         headers.insert(header::TE, TRAILERS);
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
-    if let Some(host) = authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
-        headers.insert(X_FORWARDED_HOST, host.clone());
-        headers.insert(header::HOST, host);
+    if let Some(host) = authority.and_then(|authority| host(headers, authority)) {
+        headers.insert(X_FORWARDED_HOST, host);
     }
     headers.insert(X_FORWARDED_FOR, client.address.clone());
     headers.insert(X_REAL_IP, client.address.clone());
@@ -281,6 +320,17 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// The Host field, made to say what the request is for; mostly it does.
+fn host(headers: &mut HeaderMap, authority: &Authority) -> Option<HeaderValue> {
+    let stated = headers.get(header::HOST).filter(|host| host.as_bytes() == authority.as_str().as_bytes());
+    if let Some(host) = stated {
+        return Some(host.clone());
+    }
+    let host = HeaderValue::from_str(authority.as_str()).ok()?;
+    headers.insert(header::HOST, host.clone());
+    Some(host)
+}
+
 /// RFC 9110 §10.1.4: the one transfer coding preference that may be passed on.
 fn wants_trailers(headers: &HeaderMap) -> bool {
     let mut fields = headers.get_all(header::TE).iter().filter_map(|te| te.to_str().ok());
@@ -288,14 +338,9 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
 }
 
 /// Nobody is trusted yet to say who the client is, or to speak for us.
-fn strip_untrusted(headers: &mut HeaderMap) {
-    headers.remove(header::FORWARDED);
-    headers.remove(CLIENT_CERT);
-    headers.remove(CLIENT_CERT_CHAIN);
-    let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("penstock-")).cloned().collect();
-    for name in ours {
-        headers.remove(name);
-    }
+fn is_untrusted(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(name, "forwarded" | "client-cert" | "client-cert-chain") || name.starts_with("penstock-")
 }
 
 #[cfg(test)]

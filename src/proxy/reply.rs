@@ -141,10 +141,11 @@ impl Form {
     /// Negotiates by `Accept`, roughly: browsers name HTML, programs JSON or nothing, `curl` anything.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Form {
-        let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("*/*");
-        if accept.contains("text/html") {
+        let accept = headers.get(header::ACCEPT).map_or(&b"*/*"[..], HeaderValue::as_bytes);
+        let named = |kind: &[u8]| accept.split(|byte| *byte == b',').any(|range| range.trim_ascii().starts_with(kind));
+        if named(b"text/html") {
             Form::Page
-        } else if accept.contains("text/plain") && !accept.contains("json") {
+        } else if named(b"text/plain") && !named(b"application/json") && !named(b"application/problem+json") {
             Form::Text
         } else {
             Form::Problem

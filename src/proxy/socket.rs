@@ -21,7 +21,7 @@ thread_local! {
     static JOINED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SMALL));
 }
 
-/// A byte stream, for hyper on either side.
+/// A byte stream, for hyper.
 #[derive(Debug)]
 pub struct Socket<S = TcpStream>(TokioIo<S>);
 

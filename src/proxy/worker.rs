@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::BytesMut;
 use http::header::HeaderValue;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -58,6 +59,8 @@ pub struct Worker {
     random: RefCell<fastrand::Rng>,
     /// Unix time at the clock's epoch, for request ids.
     epoch_unix_ms: u64,
+    /// What request ids are written into.
+    ids: RefCell<BytesMut>,
     draining: Cell<Option<Moment>>,
 }
 
@@ -159,6 +162,7 @@ impl Worker {
             subscriber: RefCell::new(setup.subscriber.clone()),
             random: RefCell::new(fastrand::Rng::new()), // seeded by the operating system, each worker apart
             epoch_unix_ms: u64::try_from(unix.saturating_sub(running).as_millis()).unwrap_or(0),
+            ids: RefCell::default(),
             draining: Cell::new(None),
         }
     }
@@ -200,7 +204,7 @@ impl Worker {
         let mut random = [0; 10];
         random[..8].copy_from_slice(&high);
         random[8..].copy_from_slice(&low[..2]);
-        request_id(unix_ms, random)
+        request_id(unix_ms, random, &mut self.ids.borrow_mut())
     }
 
     /// Since when; `None` while it serves.
