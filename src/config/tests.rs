@@ -578,7 +578,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 /// Each with a value other than the default.
-const VARIABLES: [(&str, &str); 80] = [
+const VARIABLES: [(&str, &str); 79] = [
     ("PENSTOCK_WORKERS", "7"),
     ("PENSTOCK_LISTENERS_0_ADDRESS", "127.0.0.1:7001"),
     ("PENSTOCK_LISTENERS_1_ADDRESS", "127.0.0.1:7002"),
@@ -652,7 +652,6 @@ const VARIABLES: [(&str, &str); 80] = [
     ("PENSTOCK_SERVICES_SHOP_SKEW_RESCUE_PATH_PREFIXES", "/assets/, /static"),
     ("PENSTOCK_SERVICES_SHOP_VERSIONS_V2_CAPACITY", "700"),
     ("PENSTOCK_SERVICES_SHOP_ROLLBACK_EXPOSURE_FAILURES", "70"),
-    ("PENSTOCK_SERVICES_SHOP_ROLLBACK_EXPOSURE_REQUESTS_PER_SECOND", "71"),
     ("PENSTOCK_SERVICES_SHOP_RATE_LIMIT_HEADER", "x-client"),
     ("PENSTOCK_SERVICES_SHOP_RATE_LIMIT_RATE", "72/m"),
     ("PENSTOCK_SERVICES_SHOP_RATE_LIMIT_BURST", "73"),

@@ -8,8 +8,8 @@
 //!
 //! All trees share one table of edges, found by a hash: a look-up takes as many steps as the host has labels and the
 //! path has segments, at most those that any route has, among ten routes or ten thousand. Measured on a busy machine:
-//! 70 ns with one route, 400 ns among 10,000 of 1,000 services asked for at random, where it waits for memory. The table
-//! is never walked, so its order does not matter.
+//! 70 ns with one route, 400 ns among 10,000 of 1,000 services asked for at random, where it waits for memory. The
+//! table is never walked, so its order does not matter.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -642,7 +642,8 @@ mod tests {
             }
             let headers: HeaderMap =
                 fields.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect();
-            let facts = Facts { method: &method, host: &host, path: &path, query: query.as_deref(), headers: &headers, client: NOBODY };
+            let (query, headers) = (query.as_deref(), &headers);
+            let facts = Facts { method: &method, host: &host, path: &path, query, headers, client: NOBODY };
             let (router, expected) = (of(routes.clone()), slow(&routes, &facts));
             let found = router.route(&facts);
             prop_assert_eq!(found.map(|rule| rule.index), expected.map(|(index, _)| index));

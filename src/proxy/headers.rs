@@ -340,7 +340,32 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
 /// Nobody is trusted yet to say who the client is, or to speak for us.
 fn is_untrusted(name: &HeaderName) -> bool {
     let name = name.as_str();
-    matches!(name, "forwarded" | "client-cert" | "client-cert-chain") || name.starts_with("penstock-")
+    matches!(name, "forwarded" | "client-cert" | "client-cert-chain")
+        || name.starts_with("penstock-")
+        || is_lookalike(name)
+}
+
+/// A field that servers which turn names into variables (CGI, WSGI and their kin) cannot tell from one that frames or
+/// routes a message, or says who asked: `content_length`, `x_forwarded.for`.
+fn is_lookalike(name: &str) -> bool {
+    const MEANT: [&str; 11] = [
+        "content-length",
+        "transfer-encoding",
+        "content-encoding",
+        "host",
+        "connection",
+        "upgrade",
+        "forwarded",
+        "client-cert",
+        "client-cert-chain",
+        "x-real-ip",
+        "x-request-id",
+    ];
+    if !name.bytes().any(|b| matches!(b, b'_' | b'.')) {
+        return false;
+    }
+    let meant = name.replace(['_', '.'], "-");
+    MEANT.contains(&meant.as_str()) || meant.starts_with("x-forwarded-") || meant.starts_with("penstock-")
 }
 
 #[cfg(test)]
@@ -455,6 +480,23 @@ mod tests {
         assert_eq!(headers["x-real-ip"], "192.0.2.1");
         assert!(!headers.contains_key("forwarded") && !headers.contains_key("penstock-version"));
         assert_eq!(headers.get_all("via").iter().collect::<Vec<_>>(), ["1.0 other", "1.1 penstock"]);
+    }
+
+    #[test]
+    fn what_only_looks_like_a_field_of_ours_stays_behind() {
+        let headers = forwarded(&[
+            HOST,
+            ("content_length", "5"),
+            ("transfer_encoding", "chunked"),
+            ("x_forwarded.for", "10.0.0.1"),
+            ("penstock_client_subject", "CN=Mallory"),
+            ("x_mine", "kept"),
+            ("v1.2", "kept"),
+        ]);
+        for gone in ["content_length", "transfer_encoding", "x_forwarded.for", "penstock_client_subject"] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+        assert!(headers.contains_key("x_mine") && headers.contains_key("v1.2"));
     }
 
     #[test]
