@@ -1,7 +1,9 @@
 //! From batches to windows: what the workers counted, put together by tick and by version.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use crate::domain::duration::{Durations, Kinds, Timings};
 use crate::domain::names::VersionId;
 use crate::domain::time::Tick;
 use crate::domain::window::{Batch, Rows, Tally, Window};
@@ -16,6 +18,8 @@ pub struct Collector {
     /// Evidence of ticks that are not closed yet.
     waiting: Vec<(Tick, Rows)>,
     versions: BTreeMap<VersionId, Figures>,
+    /// Requests that never had a version.
+    pub unrouted: Kinds,
     pub lost: u64,
     pub left_out: u64,
 }
@@ -32,11 +36,21 @@ pub struct Figures {
     pub window: Window,
     pub drawn: Window,
     pub forced: u64,
+    /// Requests that it was chosen for.
+    pub requests: Kinds,
+    /// Attempts at it, by endpoint as the file names it.
+    pub attempts: BTreeMap<Arc<str>, Durations>,
 }
 
 impl Default for Figures {
     fn default() -> Figures {
-        Figures { window: Window::new(RECENT_TICKS), drawn: Window::new(RECENT_TICKS), forced: 0 }
+        Figures {
+            window: Window::new(RECENT_TICKS),
+            drawn: Window::new(RECENT_TICKS),
+            forced: 0,
+            requests: Kinds::default(),
+            attempts: BTreeMap::new(),
+        }
     }
 }
 
@@ -47,6 +61,7 @@ impl Collector {
             workers: vec![Reported::default(); workers],
             waiting: Vec::new(),
             versions: BTreeMap::new(),
+            unrouted: Kinds::default(),
             lost: 0,
             left_out: 0,
         }
@@ -68,8 +83,22 @@ impl Collector {
         for (version, count) in batch.drawn {
             self.figures(version).drawn.add(batch.tick, &draws(count));
         }
+        self.time(batch.timings);
         self.lost += batch.lost;
         self.left_out += batch.left_out;
+    }
+
+    fn time(&mut self, timings: Timings) {
+        for ((version, kind), durations) in timings.requests {
+            match version {
+                Some(version) => self.figures(version).requests.merge(kind, &durations),
+                None => self.unrouted.merge(kind, &durations),
+            }
+        }
+        for attempts in timings.attempts.into_values() {
+            let figures = self.figures(attempts.version);
+            figures.attempts.entry(attempts.authority).or_default().merge(&attempts.durations);
+        }
     }
 
     /// Whether every worker has reported this tick.

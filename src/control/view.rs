@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::collector::Collector;
 use super::store::StoreError;
+use crate::domain::duration::{Durations, Kinds};
 use crate::domain::judge::{Hold, Mode, Reading};
 use crate::domain::names::{Exposure, ServiceName, VersionId, VersionName};
 use crate::domain::pool::Endpoint;
@@ -27,6 +28,8 @@ pub struct View {
     pub lost_outcomes: u64,
     /// Requests left out of the evidence because a tick had too many weights.
     pub left_out: u64,
+    /// Requests that no version was chosen for, since the process started.
+    pub unrouted: Arc<Kinds>,
     /// The snapshot that every worker has taken up, at least.
     pub applied: u64,
     /// The snapshot published last.
@@ -111,6 +114,8 @@ pub struct VersionView {
     pub all: Arc<Tally>,
     /// Pinned requests since the process started.
     pub forced: u64,
+    /// Requests that it was chosen for, since the process started.
+    pub requests: Arc<Kinds>,
 }
 
 /// An endpoint as declared, with the addresses that it resolved to.
@@ -118,6 +123,8 @@ pub struct VersionView {
 pub struct EndpointView {
     pub authority: Arc<str>,
     pub resolved: Vec<Arc<Endpoint>>,
+    /// Attempts at it since the process started.
+    pub attempts: Durations,
 }
 
 impl EndpointView {
@@ -149,10 +156,11 @@ impl ServiceView {
                 name: version.name.clone(),
                 role: standing.role(&version.name),
                 seal: standing.seal(&version.name).cloned(),
-                endpoints: endpoints(&version.endpoints, snapshot, id),
+                endpoints: endpoints(&version.endpoints, snapshot, id, &mut collector.figures(id).attempts),
                 recent: Arc::new(collector.figures(id).window.recent(now)),
                 all: Arc::new(collector.figures(id).window.all().clone()),
                 forced: collector.figures(id).forced,
+                requests: Arc::new(collector.figures(id).requests.clone()),
             })
         });
         let versions: Vec<VersionView> = versions.collect();
@@ -186,7 +194,14 @@ fn share(stable: Option<u64>, canary: Option<u64>) -> Option<f64> {
     (stable + canary > 0).then(|| canary as f64 / (stable + canary) as f64)
 }
 
-fn endpoints(declared: &[Arc<str>], snapshot: &Snapshot, version: VersionId) -> Vec<EndpointView> {
+/// Forgets what was counted of endpoints that are no longer declared.
+fn endpoints(
+    declared: &[Arc<str>],
+    snapshot: &Snapshot,
+    version: VersionId,
+    attempts: &mut BTreeMap<Arc<str>, Durations>,
+) -> Vec<EndpointView> {
+    attempts.retain(|authority, _| declared.contains(authority));
     let pool =
         snapshot.services.iter().flat_map(|service| &service.versions).find(|v| v.id == version).map(|v| &v.pool);
     let resolved = |authority: &Arc<str>| {
@@ -195,6 +210,10 @@ fn endpoints(declared: &[Arc<str>], snapshot: &Snapshot, version: VersionId) -> 
     };
     declared
         .iter()
-        .map(|authority| EndpointView { authority: authority.clone(), resolved: resolved(authority) })
+        .map(|authority| EndpointView {
+            authority: authority.clone(),
+            resolved: resolved(authority),
+            attempts: attempts.get(authority).cloned().unwrap_or_default(),
+        })
         .collect()
 }

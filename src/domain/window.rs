@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hdrhistogram::Histogram;
 
+use super::duration::Timings;
 use super::names::{Exposure, VersionId};
 use super::outcome::{Class, Classes};
 use super::split::{Role, Weight};
@@ -197,6 +198,8 @@ pub struct Batch {
     pub forced: BTreeMap<VersionId, u64>,
     /// Coin-drawn requests, by version (also of services without an exposure): what the observed share is made of.
     pub drawn: BTreeMap<VersionId, u64>,
+    /// What was timed, for metrics.
+    pub timings: Timings,
     /// Outcomes owed and never settled: our bug.
     pub lost: u64,
     /// Requests left out of the evidence because a tick had more weights than are kept apart.
@@ -218,6 +221,7 @@ impl Batch {
         for (version, count) in later.drawn {
             *self.drawn.entry(version).or_default() += count;
         }
+        self.timings.merge(later.timings);
         self.lost += later.lost;
         self.left_out += later.left_out;
     }

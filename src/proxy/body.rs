@@ -13,6 +13,7 @@ use super::access::Access;
 use super::connection::Busy;
 use super::deadline::Deadline;
 use super::forward::Dues;
+use super::timed::Timed;
 use super::upstream::Channel;
 use super::worker::Worker;
 use crate::domain::outcome::Class;
@@ -31,6 +32,7 @@ pub enum Broken {
 pub struct Outgoing {
     source: Source,
     access: Option<Rc<Access>>,
+    timed: Option<Timed>,
     /// The client's connection is busy until the response is out of our hands.
     _busy: Option<Busy>,
 }
@@ -44,18 +46,27 @@ enum Source {
 impl Outgoing {
     #[must_use]
     pub fn own(body: Full<Bytes>) -> Outgoing {
-        Outgoing { source: Source::Own(body), access: None, _busy: None }
+        Outgoing { source: Source::Own(body), access: None, timed: None, _busy: None }
     }
 
     #[must_use]
     pub fn relayed(body: Observed) -> Outgoing {
-        Outgoing { source: Source::Relayed(body), access: None, _busy: None }
+        Outgoing { source: Source::Relayed(body), access: None, timed: None, _busy: None }
     }
 
     /// Has a log line written about it.
     #[must_use]
     pub fn logged(self, access: Option<Rc<Access>>) -> Outgoing {
         Outgoing { access, ..self }
+    }
+
+    /// Has its time taken.
+    #[must_use]
+    pub fn timed(self, mut timed: Timed) -> Outgoing {
+        if self.is_end_stream() || matches!(self.source, Source::Own(_)) {
+            timed.ended(); // nobody will poll it, or it is whole already
+        }
+        Outgoing { timed: Some(timed), ..self }
     }
 
     #[must_use]
@@ -66,10 +77,18 @@ impl Outgoing {
 
 impl Outgoing {
     fn note(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, Broken>>>) {
-        if self.access.is_none() {
+        if frame.is_pending() {
             return;
         }
         let ended = self.is_end_stream();
+        if let Some(timed) = &mut self.timed {
+            match frame {
+                Poll::Ready(Some(Err(_))) => timed.broken(),
+                Poll::Ready(None) => timed.ended(),
+                _ if ended => timed.ended(),
+                _ => {}
+            }
+        }
         let Some(access) = &self.access else { return };
         match frame {
             Poll::Ready(Some(Ok(frame))) => {

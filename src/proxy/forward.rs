@@ -311,8 +311,8 @@ impl Dues {
     }
 
     fn settle_attempt(&mut self, class: Class) {
-        if let Some((owed, _in_flight)) = self.attempt.take() {
-            owed.settle(class, self.worker.now());
+        if let Some((owed, in_flight)) = self.attempt.take() {
+            owed.settle(in_flight.endpoint(), class, self.worker.now());
         }
     }
 

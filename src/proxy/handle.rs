@@ -15,6 +15,7 @@ use super::body::Outgoing;
 use super::forward::{Call, forward};
 use super::headers::{self, Client};
 use super::reply::{self, Fault, Form};
+use super::timed::Timed;
 use super::upstream::Upload;
 use super::worker::Worker;
 use crate::domain::route::Facts;
@@ -26,9 +27,11 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     let (arrived, request_id) = (worker.now(), worker.request_id());
     let (parts, body) = request.into_parts();
     let access = Access::begin(worker, client, &parts, arrived, &request_id);
+    let mut timed = Timed::begin(worker, &parts, arrived);
     let form = Form::of(&parts.headers);
     let response = match route(worker, client, &request_id, parts, access.as_deref()) {
         Ok((parts, service, choice)) => {
+            timed.chosen(service.versions[choice.version].id);
             let upload = Upload::new(body, &worker.deadlines);
             if let Some(access) = &access {
                 access.uploads(upload.progress());
@@ -44,10 +47,11 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
             reply::fault(fault, form, &request_id).map(Outgoing::own)
         }
     };
+    timed.answered(&response);
     if let Some(access) = &access {
         access.answered(response.status(), response.body().is_end_stream());
     }
-    response.map(|body| body.logged(access))
+    response.map(|body| body.logged(access).timed(timed))
 }
 
 /// Finds a request's service and version, and makes it fit for an endpoint.

@@ -25,6 +25,7 @@ mod listener;
 mod recorder;
 mod reply;
 mod socket;
+mod timed;
 mod upstream;
 mod worker;
 
