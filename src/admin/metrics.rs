@@ -25,6 +25,7 @@ use crate::control::view::{ServiceView, VersionView, View};
 use crate::domain::duration::{BOUNDS_MICROS, Durations, Kind, Kinds};
 use crate::domain::names::ServiceName;
 use crate::domain::outcome::Class;
+use crate::domain::retry::Reason;
 use crate::domain::split::Role;
 use crate::domain::window::Latencies;
 
@@ -88,6 +89,7 @@ impl Collector for Picture {
         self.analysis(&mut to)?;
         self.decided(&mut to)?;
         self.attempts(&mut to)?;
+        self.retries(&mut to)?;
         self.request_durations(&mut to)?;
         self.attempt_durations(&mut to)?;
         self.endpoints(&mut to)
@@ -197,6 +199,23 @@ impl Picture {
         self.count_each(exposed, |version| version.all.exposed)?;
         let shielded = counter(to, "penstock_shielded_requests", "Failures that another version's answer hid")?;
         self.count_each(shielded, |version| version.all.shielded)
+    }
+
+    fn retries(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut retries = counter(to, "penstock_retries", "Attempts that were followed by another, and why")?;
+        for (service, version) in self.versions() {
+            for reason in Reason::ALL {
+                let [of, name] = labels(service, version);
+                let labels = [of, name, ("reason", reason.as_str())];
+                count(&mut retries.encode_family(&labels)?, version.all.retried.get(reason))?;
+            }
+        }
+        let help = "Attempts that the budget had no room for";
+        let exhausted = counter(to, "penstock_retry_budget_exhausted", help)?;
+        self.count_each(exhausted, |version| version.all.retried.exhausted)?;
+        let help = "Requests for which the other version had what this one does not";
+        let rescues = counter(to, "penstock_skew_rescues", help)?;
+        self.count_each(rescues, |version| version.all.retried.skew_rescues)
     }
 
     fn count_each(&self, mut family: MetricEncoder<'_>, of: impl Fn(&VersionView) -> u64) -> fmt::Result {

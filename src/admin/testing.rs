@@ -19,6 +19,7 @@ pub use crate::domain::judge::{Hold, Mode, Verdict};
 use crate::domain::names::{EndpointId, ServiceName, VersionName};
 use crate::domain::outcome::Class;
 use crate::domain::pool::Endpoint;
+use crate::domain::retry::RetryPolicy;
 use crate::domain::route::{HostPattern, Route};
 use crate::domain::service::{Definition, Timeouts, VersionDefinition};
 use crate::domain::split::{Role, Weight};
@@ -57,6 +58,7 @@ pub fn shop() -> Definition {
         pins: vec![],
         policy: Policy::default(),
         timeouts: Timeouts::default(),
+        retries: RetryPolicy::default(),
     }
 }
 

@@ -443,4 +443,13 @@ const HOMES: &[(&str, &str)] = &[
     ("connect", "in `[services.NAME.timeouts]`"),
     ("response_head", "in `[services.NAME.timeouts]`"),
     ("body_idle", "in `[services.NAME.timeouts]`"),
+    ("per_try", "in `[services.NAME.timeouts]`"),
+    ("total", "in `[services.NAME.timeouts]`"),
+    ("retries", "in a service: `[services.NAME.retries]`"),
+    ("shielding", "in a service: `[services.NAME.shielding]`"),
+    ("skew_rescue", "in a service: `[services.NAME.skew_rescue]`"),
+    ("idempotent_methods", "in `[services.NAME.retries]`"),
+    ("idempotency_key", "in `[services.NAME.retries]`"),
+    ("buffer", "in `[services.NAME.retries]`"),
+    ("path_prefixes", "in `[services.NAME.skew_rescue]`"),
 ];

@@ -20,6 +20,7 @@ mod check;
 mod file;
 mod overrides;
 mod problem;
+mod retries;
 mod service;
 mod show;
 mod source;

@@ -84,6 +84,8 @@ enum Kind {
     Texts,
     /// A text in a table that may be `false` instead, which it beats.
     Part,
+    /// As [`Kind::Texts`] and [`Kind::Part`].
+    PartTexts,
 }
 
 const TEXT: Shape = Shape::One(Kind::Text);
@@ -110,7 +112,24 @@ const SERVICE: Shape = Shape::Table(&[
     ("pins", Shape::Items(&PIN)),
     ("versions", Shape::Named(&Shape::Table(&[("endpoints", Shape::One(Kind::Texts))]))),
     ("rollback", Shape::Table(&[("error_rate", ERROR_RATE), ("latency", LATENCY), ("mode", TEXT)])),
-    ("timeouts", Shape::Table(&[("connect", TEXT), ("response_head", TEXT), ("body_idle", TEXT)])),
+    ("timeouts", TIMEOUTS),
+    ("retries", RETRIES),
+    ("shielding", Shape::OffOr(&[("on", Shape::One(Kind::PartTexts))])),
+    ("skew_rescue", Shape::Table(&[("path_prefixes", Shape::One(Kind::Texts))])),
+]);
+
+const TIMEOUTS: Shape = Shape::Table(&[
+    ("connect", TEXT),
+    ("response_head", TEXT),
+    ("body_idle", TEXT),
+    ("per_try", TEXT),
+    ("total", TEXT),
+]);
+const RETRIES: Shape = Shape::Table(&[
+    ("on", Shape::One(Kind::Texts)),
+    ("idempotent_methods", Shape::One(Kind::Boolean)),
+    ("idempotency_key", Shape::One(Kind::Boolean)),
+    ("buffer", TEXT),
 ]);
 
 const PIN: Shape =
@@ -398,7 +417,7 @@ impl Kind {
                 Ok(number @ DeValue::Integer(_)) => number,
                 _ => DeValue::String(text.into()),
             },
-            _ if self == Kind::Texts => DeValue::Array(pieces(text, span)),
+            _ if matches!(self, Kind::Texts | Kind::PartTexts) => DeValue::Array(pieces(text, span)),
             _ => DeValue::String(text.into()),
         };
         Spanned::new(span.start..span.end, value)
@@ -472,7 +491,7 @@ fn insert<'s>(
         return Err(Obstacle::SwitchedOff(span));
     }
     let name = laid.name;
-    if laid.kind == Kind::Part && node.get_ref().is_bool() {
+    if matches!(laid.kind, Kind::Part | Kind::PartTexts) && node.get_ref().is_bool() {
         *node = nothing(Some(step), name);
     }
     match (step, node.get_mut()) {

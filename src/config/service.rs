@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::file::{At, Field, Meaning, Place, Table, closest, listed};
 use super::problem::clipped;
+use super::retries;
 use super::value::{self, Bounds, Endpoint, Percentages};
 use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
 use crate::domain::names::{ServiceName, VersionName};
+use crate::domain::retry::RetryPolicy;
 use crate::domain::route::{HostPattern, Route};
 use crate::domain::service::{Definition, PinDefinition, Target, Timeouts, VersionDefinition};
 use crate::domain::split::{Matcher, Role, Weight};
@@ -27,6 +29,7 @@ pub(super) struct Draft<'a> {
     pub pins: Vec<DraftPin<'a>>,
     policy: Policy,
     timeouts: Timeouts,
+    retries: RetryPolicy,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,7 @@ impl<'a> Draft<'a> {
             pins: table.get("pins").map(|field| pins(&field)).unwrap_or_default(),
             policy: table.get("rollback").map(rollback).unwrap_or_default(),
             timeouts: table.get("timeouts").map(timeouts).unwrap_or_default(),
+            retries: retries::read(&mut table),
         };
         table.finish();
         Some(draft)
@@ -115,6 +119,7 @@ impl<'a> Draft<'a> {
             pins: pins?,
             policy: self.policy,
             timeouts: self.timeouts,
+            retries: self.retries,
         })
     }
 }
@@ -352,6 +357,8 @@ fn timeouts(field: Field<'_>) -> Timeouts {
     read("connect", &CONNECT, &mut timeouts.connect);
     read("response_head", &RESPONSE_HEAD, &mut timeouts.response_head);
     read("body_idle", &BODY_IDLE, &mut timeouts.body_idle);
+    timeouts.per_try = table.get("per_try").and_then(|field| retries::limit(&field));
+    timeouts.total = table.get("total").and_then(|field| retries::limit(&field));
     table.finish();
     timeouts
 }

@@ -9,9 +9,11 @@ use serde_json::{Value as Json, json};
 
 use super::file::path_below;
 use super::problem::Span;
+use super::retries::size;
 use super::source::{Origin, Sources};
 use super::{AccessLog, LogFormat, Settings};
 use crate::domain::judge::Mode;
+use crate::domain::retry::{Reasons, RetryPolicy};
 use crate::domain::route::Route;
 use crate::domain::service::{Definition, PinDefinition, Target};
 use crate::domain::split::{Matcher, Weight};
@@ -147,6 +149,9 @@ impl Page<'_> {
         }
         self.text("weight", service.weight);
         self.items("pins", service.pins.iter().map(pin_text).collect());
+        if service.retries.shielding.is_none() {
+            self.value("shielding", false);
+        }
         for version in &service.versions {
             self.table(&path_below(&format!("{path}.versions"), version.name.as_str()));
             let endpoints: Vec<String> = version.endpoints.iter().map(quoted).collect();
@@ -158,6 +163,31 @@ impl Page<'_> {
         self.duration("connect", service.timeouts.connect);
         self.duration("response_head", service.timeouts.response_head);
         self.duration("body_idle", service.timeouts.body_idle);
+        self.limit("per_try", service.timeouts.per_try);
+        self.limit("total", service.timeouts.total);
+        self.retries(&path, &service.retries);
+    }
+
+    fn retries(&mut self, path: &str, policy: &RetryPolicy) {
+        self.table(&format!("{path}.retries"));
+        self.value("on", reasons(policy.on));
+        self.value("idempotent_methods", policy.idempotent_methods);
+        self.value("idempotency_key", policy.idempotency_key);
+        self.text("buffer", size(policy.buffer));
+        if let Some(on) = policy.shielding {
+            self.table(&format!("{path}.shielding"));
+            self.value("on", reasons(on));
+        }
+        self.table(&format!("{path}.skew_rescue"));
+        let prefixes: Vec<String> = policy.skew_rescue.iter().map(quoted).collect();
+        self.value("path_prefixes", format!("[{}]", prefixes.join(", ")));
+    }
+
+    fn limit(&mut self, key: &str, limit: Option<Duration>) {
+        match limit {
+            Some(limit) => self.duration(key, limit),
+            None => self.text(key, "off"),
+        }
     }
 
     fn limits(&mut self, service: &Definition) {
@@ -275,6 +305,11 @@ fn quoted(text: impl Display) -> String {
 fn percentage(fraction: f64) -> String {
     let points = (fraction * f64::from(Weight::FULL.basis_points())).round();
     format!("{}%", points / 100.0)
+}
+
+fn reasons(reasons: Reasons) -> String {
+    let words: Vec<String> = reasons.iter().map(|reason| quoted(reason.as_str())).collect();
+    format!("[{}]", words.join(", "))
 }
 
 fn route_text(route: &Route) -> String {

@@ -95,6 +95,7 @@ fn the_tour_shows_the_defaults() {
     let (shop, plain) = (&tour.services[0], &short.services[0]);
     assert_eq!(shop.policy.error_rate, plain.policy.error_rate);
     assert_eq!((shop.policy.mode, shop.timeouts), (plain.policy.mode, plain.timeouts));
+    assert_eq!(shop.retries, plain.retries);
     let bare = with("", "canary = \"v2\"\nrollback.latency = { above = \"5s\" }", V2);
     assert_eq!(shop.policy.latency, parse("bare", &bare).unwrap().services[0].policy.latency);
 }
@@ -412,7 +413,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 /// Each with a value other than the default.
-const VARIABLES: [(&str, &str); 33] = [
+const VARIABLES: [(&str, &str); 41] = [
     ("PENSTOCK_WORKERS", "7"),
     ("PENSTOCK_LISTENERS_0_ADDRESS", "127.0.0.1:7001"),
     ("PENSTOCK_LISTENERS_1_ADDRESS", "127.0.0.1:7002"),
@@ -446,6 +447,14 @@ const VARIABLES: [(&str, &str); 33] = [
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_CONNECT", "1s"),
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_RESPONSE_HEAD", "31s"),
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_BODY_IDLE", "32s"),
+    ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_PER_TRY", "1s"),
+    ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_TOTAL", "33s"),
+    ("PENSTOCK_SERVICES_SHOP_RETRIES_ON", "reset, 500"),
+    ("PENSTOCK_SERVICES_SHOP_RETRIES_IDEMPOTENT_METHODS", "true"),
+    ("PENSTOCK_SERVICES_SHOP_RETRIES_IDEMPOTENCY_KEY", "true"),
+    ("PENSTOCK_SERVICES_SHOP_RETRIES_BUFFER", "1MiB"),
+    ("PENSTOCK_SERVICES_SHOP_SHIELDING_ON", "500"),
+    ("PENSTOCK_SERVICES_SHOP_SKEW_RESCUE_PATH_PREFIXES", "/assets/, /static"),
 ];
 
 /// The tour, with what overrides it.
@@ -833,4 +842,35 @@ proptest! {
             }
         }
     }
+}
+
+/// Repeating requests, in every bad form.
+#[test]
+fn retries_in_every_bad_form() {
+    let services = [
+        "retries = false",
+        "retries = { on = \"reset\", buffer = \"64\" }",
+        "retries = { on = [\"resett\", \"429\"], buffer = \"2MiB\", idempotency_key = \"yes\", methods = [] }",
+        "shielding = 1",
+        "shielding = { on = [\"connect\"], of = \"20%\" }",
+        "skew_rescue = {}",
+        "skew_rescue.path_prefixes = [\"assets\", \"/a/*\"]",
+        "timeouts = { per_try = \"1ms\", total = false }",
+    ];
+    assert_snapshot!(services.map(|service| refused(&with("", service, ""))).join("\n\n"));
+}
+
+#[test]
+fn shielding_is_switched_off_and_on() {
+    let policy = |file: &str, variables: &[(&str, &str)]| {
+        let text = with("", file, "");
+        let read = parse_with("x", &text, &Overrides::environment(variables.iter().copied()));
+        read.unwrap().settings.services[0].retries.shielding
+    };
+    let words = |reasons: crate::domain::retry::Reasons| reasons.iter().map(|one| one.as_str()).collect::<Vec<_>>();
+    assert_eq!(policy("shielding = false", &[]), None);
+    assert_eq!(policy("shielding = true", &[]), policy("", &[]));
+    let on = ("PENSTOCK_SERVICES_SHOP_SHIELDING_ON", "502,500");
+    assert_eq!(policy("shielding = false", &[on]).map(words), Some(vec!["500", "502"]));
+    assert_eq!(policy("", &[("PENSTOCK_SERVICES_SHOP_SHIELDING", "false")]), None);
 }

@@ -207,6 +207,7 @@ impl Control {
 mod tests {
     use super::*;
     use crate::domain::judge::{Policy, Verdict};
+    use crate::domain::retry::RetryPolicy;
     use crate::domain::service::{Definition, Timeouts, VersionDefinition};
     use crate::domain::split::Weight;
     use crate::domain::state::{Event, State};
@@ -225,6 +226,7 @@ mod tests {
             pins: vec![],
             policy: Policy::default(),
             timeouts: Timeouts::default(),
+            retries: RetryPolicy::default(),
         }])
     }
 

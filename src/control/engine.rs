@@ -518,7 +518,7 @@ impl Trial {
         for (drawn, row) in rows.of(self.exposure) {
             self.incident.canary_requests += row.canary.routed;
             self.incident.canary_failures += row.canary.ended.failure;
-            self.incident.exposed_failures += row.canary.ended.failure - row.canary.rescued;
+            self.incident.exposed_failures += row.canary.ended.failure - row.canary.hidden;
             if row.canary.ended.failure > 0 {
                 let routed = drawn.tick.begin();
                 self.failing = match self.failing {

@@ -8,6 +8,7 @@ pub mod judge;
 pub mod names;
 pub mod outcome;
 pub mod pool;
+pub mod retry;
 pub mod route;
 pub mod service;
 pub mod snapshot;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::judge::Policy;
 use super::names::{ServiceName, VersionName};
+use super::retry::RetryPolicy;
 use super::route::Route;
 use super::split::{Matcher, Weight};
 
@@ -22,6 +23,7 @@ pub struct Definition {
     pub pins: Vec<PinDefinition>,
     pub policy: Policy,
     pub timeouts: Timeouts,
+    pub retries: RetryPolicy,
 }
 
 impl Definition {
@@ -61,6 +63,10 @@ pub struct Timeouts {
     pub response_head: Duration,
     /// Between two pieces of a body, either way.
     pub body_idle: Duration,
+    /// From the request written to the response head, before somebody else is asked; `None`: nobody is for that.
+    pub per_try: Option<Duration>,
+    /// From a request's arrival to the end of its response, over all attempts; streams of events have no end.
+    pub total: Option<Duration>,
 }
 
 impl Default for Timeouts {
@@ -69,6 +75,8 @@ impl Default for Timeouts {
             connect: Duration::from_secs(2),
             response_head: Duration::from_secs(30),
             body_idle: Duration::from_secs(30),
+            per_try: None,
+            total: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::names::{EndpointId, Exposure, ServiceName, VersionId, VersionName};
 use super::pool::{Endpoint, Pool};
+use super::retry::{Allowance, RetryPolicy};
 use super::route::Router;
 use super::service::{Target, Timeouts, VersionDefinition};
 use super::split::{Pin, Split};
@@ -32,6 +33,7 @@ pub struct Service {
     pub split: Split,
     pub versions: Box<[Version]>,
     pub timeouts: Timeouts,
+    pub retries: RetryPolicy,
     /// `None` while no coin is tossed.
     pub exposure: Option<Exposure>,
     pub generation: Generation,
@@ -45,6 +47,8 @@ pub struct Version {
     pub id: VersionId,
     pub name: VersionName,
     pub pool: Pool,
+    /// What extra attempts share, over all workers and snapshots.
+    pub allowance: Arc<Allowance>,
 }
 
 impl Snapshot {
@@ -82,14 +86,17 @@ impl Service {
         let definition = &service.definition;
         let versions = definition.versions.iter().filter_map(|version| {
             let id = service.id(&version.name)?;
-            let known = before.and_then(|before| before.versions.iter().find(|v| v.id == id)).map(|v| &v.pool);
-            Some(Version { id, name: version.name.clone(), pool: pool(version, state, known, endpoints) })
+            let known = before.and_then(|before| before.versions.iter().find(|v| v.id == id));
+            let allowance = known.map(|known| known.allowance.clone()).unwrap_or_default();
+            let pool = pool(version, state, known.map(|known| &known.pool), endpoints);
+            Some(Version { id, name: version.name.clone(), pool, allowance })
         });
         Service {
             name: definition.name.clone(),
             split: split(service),
             versions: versions.collect(),
             timeouts: definition.timeouts,
+            retries: definition.retries.clone(),
             exposure: service.standing.exposure,
             generation: service.generation,
             over_micros: definition.policy.latency.map(|limit| micros(limit.above)),
@@ -160,6 +167,7 @@ mod tests {
             pins: vec![PinDefinition { matcher, target: Target::Canary }],
             policy: Policy::default(),
             timeouts: Timeouts::default(),
+            retries: RetryPolicy::default(),
         }
     }
 

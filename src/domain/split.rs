@@ -227,6 +227,15 @@ impl Split {
             None
         }
     }
+
+    /// Stable for the canary; the canary for stable, while the coin sends anybody there.
+    #[must_use]
+    pub fn other(&self, version: usize) -> Option<usize> {
+        match self.role(version)? {
+            Role::Stable => self.canary.filter(|_| !self.weight.is_zero()),
+            Role::Canary => Some(self.stable),
+        }
+    }
 }
 
 #[cfg(test)]

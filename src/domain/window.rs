@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use super::duration::Timings;
 use super::names::{Exposure, VersionId};
 use super::outcome::{Class, Classes};
+use super::retry::Retried;
 use super::split::{Role, Weight};
 use super::time::Tick;
 
@@ -41,6 +42,7 @@ pub struct Tally {
     pub shielded: u64,
     /// Failures that a client saw.
     pub exposed: u64,
+    pub retried: Retried,
     /// From the request written on a ready connection to the response head.
     pub head: Latencies,
     /// From the request's arrival to the response's last byte.
@@ -49,14 +51,15 @@ pub struct Tally {
 
 impl Default for Tally {
     fn default() -> Tally {
-        Tally { classes: Classes::default(), shielded: 0, exposed: 0, head: latencies(), total: latencies() }
+        let (classes, retried) = (Classes::default(), Retried::default());
+        Tally { classes, shielded: 0, exposed: 0, retried, head: latencies(), total: latencies() }
     }
 }
 
 impl Tally {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.classes.total() == 0 && self.shielded == 0 && self.exposed == 0
+        self.classes.total() == 0 && self.shielded == 0 && self.exposed == 0 && self.retried == Retried::default()
     }
 
     /// Forgets everything and keeps the histograms' memory.
@@ -64,13 +67,14 @@ impl Tally {
         self.head.reset();
         self.total.reset();
         self.classes = Classes::default();
-        (self.shielded, self.exposed) = (0, 0);
+        (self.shielded, self.exposed, self.retried) = (0, 0, Retried::default());
     }
 
     pub fn merge(&mut self, other: &Tally) {
         self.classes.merge(&other.classes);
         self.shielded += other.shielded;
         self.exposed += other.exposed;
+        self.retried.merge(&other.retried);
         merge(&mut self.head, &other.head);
         merge(&mut self.total, &other.total);
     }
@@ -104,6 +108,8 @@ pub struct Arm {
     pub unreachable: u64,
     /// Of the unreachable: the stable version answered instead, and not with a failure.
     pub rescued: u64,
+    /// Of the failures: the client did not see them, because a later attempt was answered; the rescued among them.
+    pub hidden: u64,
 }
 
 impl Arm {
@@ -114,6 +120,7 @@ impl Arm {
         self.unanswered += other.unanswered;
         self.unreachable += other.unreachable;
         self.rescued += other.rescued;
+        self.hidden += other.hidden;
     }
 }
 

@@ -55,6 +55,8 @@ struct Noted {
     chosen: Option<Chosen>,
     endpoint: Option<SocketAddr>,
     attempts: u64,
+    /// Another version's answer hid a failure of the chosen one.
+    shielded: bool,
     connect_micros: Option<u64>,
     upstream_status: Option<StatusCode>,
     status: Option<StatusCode>,
@@ -124,6 +126,10 @@ impl Access {
         noted.connect_micros = None;
     }
 
+    pub fn shielded(&self) {
+        self.noted.borrow_mut().shielded = true;
+    }
+
     pub fn connected(&self, micros: u64) {
         self.noted.borrow_mut().connect_micros = Some(micros);
     }
@@ -181,6 +187,9 @@ impl Access {
             field("endpoint", Value::Text(endpoint.to_string().into()));
         }
         field("attempts", Value::Count(noted.attempts));
+        if noted.shielded {
+            field("shielded", Value::Flag(true));
+        }
         field("status", Value::Count(noted.status.map_or(LEFT, |status| status.as_u16()).into()));
         if let Some(status) = noted.upstream_status {
             field("upstream_status", Value::Count(status.as_u16().into()));

@@ -12,11 +12,12 @@ use hyper::body::Incoming;
 use super::access::Access;
 use super::connection::Busy;
 use super::deadline::Deadline;
-use super::forward::Dues;
+use super::dues::Dues;
 use super::timed::Timed;
 use super::upstream::Channel;
 use super::worker::Worker;
 use crate::domain::outcome::Class;
+use crate::domain::time::Moment;
 
 /// Why a response breaks off: said to hyper, which then ends the client's connection without completing the message.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,8 @@ pub enum Broken {
     Upstream(#[from] hyper::Error),
     #[error("the endpoint stopped sending")]
     Idle,
+    #[error("the request took longer than it may")]
+    Late,
 }
 
 /// What a client gets.
@@ -144,6 +147,8 @@ pub struct Observed {
     waiting: bool,
     /// Settled at the end; if dropped before, the client has left.
     dues: Dues,
+    /// Until when the whole of it is to have been passed on.
+    until: Option<Moment>,
     /// The class of this response if it arrives whole.
     class: Class,
 }
@@ -156,10 +161,11 @@ impl Observed {
         channel: Channel,
         deadline: Deadline,
         dues: Dues,
+        until: Option<Moment>,
         class: Class,
     ) -> Observed {
         deadline.clear();
-        Observed { worker, incoming, channel: Some(channel), deadline, waiting: false, dues, class }
+        Observed { worker, incoming, channel: Some(channel), deadline, waiting: false, dues, until, class }
     }
 
     /// Settles at once if there is no body: nobody will poll it.
@@ -199,9 +205,15 @@ impl Observed {
     fn late(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.waiting {
             self.waiting = true;
-            self.deadline.set(self.worker.now().plus(self.dues.timeouts().body_idle));
+            let due = self.worker.now().plus(self.dues.timeouts().body_idle);
+            self.deadline.set(self.until.map_or(due, |until| until.min(due)));
         }
         self.deadline.poll(cx).is_ready()
+    }
+
+    /// Whether it has taken longer than a request may in all. That may be the client's doing as well as the endpoint's.
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| until <= self.worker.deadlines.now())
     }
 }
 
@@ -211,6 +223,11 @@ impl Body for Observed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
+        if this.is_over() && !this.incoming.is_end_stream() {
+            this.channel = None;
+            this.dues.settle(if this.waiting { Class::Failure } else { Class::Ours });
+            return Poll::Ready(Some(Err(Broken::Late)));
+        }
         match this.next(cx) {
             Poll::Pending if this.late(cx) => {
                 this.fail();

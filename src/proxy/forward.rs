@@ -1,34 +1,31 @@
-//! From a chosen version to a response: attempts at its endpoints, the fall-back to stable, and what is owed for each.
+//! From a chosen version to a response: attempts at its endpoints, and at stable's when they fail. What may follow what
+//! is `domain::retry`'s to say; one attempt is `attempt`'s, and what is owed for it `dues`'.
 
+use std::cell::Cell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
-use http::header::HeaderValue;
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::header::{self, HeaderValue};
+use http::{Request, Response};
 
 use super::access::Access;
+use super::attempt::{Answer, Came, Dial, Terms, attempt};
 use super::body::{Observed, Outgoing};
-use super::deadline::{Deadline, Elapsed};
+use super::dues::Dues;
 use super::headers::strip_hop_by_hop;
-use super::recorder::{Charge, Owed, Reach};
+use super::replay::{Kept, number};
 use super::reply::{self, Fault, Form};
-use super::upstream::{Channel, Failed, Progress, Upload, UploadState};
+use super::upstream::Upload;
 use super::worker::Worker;
 use crate::domain::names::EndpointId;
 use crate::domain::outcome::Class;
 use crate::domain::pool::InFlight;
-use crate::domain::service::Timeouts;
+use crate::domain::retry::{Course, Ended, Price, Repeat, Spent, Way};
 use crate::domain::snapshot::{Service, Version};
-use crate::domain::split::{Choice, Selected};
+use crate::domain::split::{Choice, Role, Selected};
 use crate::domain::time::Moment;
-use crate::domain::window::Drawn;
-
-/// Endpoints of one version that are tried before it counts as unreachable.
-const TRIES: usize = 3;
 
 /// One client request that has found its service and version.
 #[derive(Debug)]
@@ -44,353 +41,356 @@ pub struct Call {
 
 impl Call {
     /// For the access log, if there is one.
-    fn note(&self, note: impl FnOnce(&Access)) {
+    pub fn note(&self, note: impl FnOnce(&Access)) {
         if let Some(access) = &self.access {
             note(access);
         }
     }
 }
 
-/// What trying one version came to.
-enum Tried {
-    Answered(Response<Outgoing>),
-    /// Nothing was written anywhere: the request is whole, and still owed for.
-    Unreachable(Fault, Request<Upload>, Dues),
-}
-
-/// Sends a request to the chosen version. A canary that cannot be reached is charged for it, and stable answers
-/// instead.
+/// Sends a request to the chosen version, and on from there for as long as it may.
 pub async fn forward(call: Call, request: Request<Upload>) -> Response<Outgoing> {
-    let chosen = &call.service.versions[call.choice.version];
-    let (fault, request, mut dues) = match attempts(&call, chosen, Dues::of(&call), request).await {
-        Tried::Answered(response) => return response,
-        Tried::Unreachable(fault, request, dues) => (fault, request, dues),
-    };
-    if call.choice.version == call.service.split.stable {
-        return dues.refuse(&call, fault);
-    }
-    dues.fall_back();
-    call.note(Access::fell_back);
-    match attempts(&call, call.service.stable(), dues, request).await {
-        Tried::Answered(response) => response,
-        Tried::Unreachable(fault, _, dues) => dues.refuse(&call, fault),
-    }
+    Run::of(&call, &request).go(request).await
 }
 
-/// Tries a version's endpoints until one has taken the request.
-async fn attempts(call: &Call, version: &Version, mut dues: Dues, mut request: Request<Upload>) -> Tried {
-    let (mut tried, mut dial, mut fault) = (Vec::new(), Dial::Reuse, Fault::NoEndpoint);
-    while tried.len() < TRIES
-        && let Some(in_flight) = version.pool.pick(&tried, call.worker.draw())
-    {
-        let (endpoint, address) = (in_flight.endpoint().id, in_flight.endpoint().address);
-        let deadline = call.worker.deadlines.deadline();
-        dues.owe(version, in_flight);
-        call.note(|access| access.attempt(address));
-        let channel = match dial.open(call, endpoint, address, &deadline).await {
-            Ok(channel) => channel,
-            Err(refused) => {
-                fault = refused;
-                tried.push(endpoint);
-                dues.fail();
-                continue;
-            }
-        };
-        let reused = channel.reused();
-        (request, dues) = match exchange(call, channel, request, dues, deadline).await {
-            Exchanged::Answered(response) => return Tried::Answered(response),
-            Exchanged::Unsent(request, dues) => (request, dues),
-        };
-        if reused {
-            // It died while it was idle: nobody's fault, and worth a fresh connection to the same endpoint.
-            dial = Dial::Fresh;
-            dues.settle_attempt(Class::Ours);
-        } else {
-            fault = Fault::ConnectionTerminated;
-            tried.push(endpoint);
-            dues.fail();
-        }
-    }
-    dues.charge_first(Class::Failure);
-    Tried::Unreachable(fault, request, dues)
-}
-
-#[derive(Clone, Copy)]
-enum Dial {
-    Reuse,
-    Fresh,
-}
-
-impl Dial {
-    /// A ready connection: an idle one, or a new one within the connect timeout.
-    async fn open(
-        self,
-        call: &Call,
-        endpoint: EndpointId,
-        address: SocketAddr,
-        deadline: &Deadline,
-    ) -> Result<Channel, Fault> {
-        if let Dial::Reuse = self
-            && let Some(channel) = call.worker.upstreams.take(endpoint).await
-        {
-            return Ok(channel);
-        }
-        let begun = call.worker.now();
-        deadline.set(begun.plus(call.service.timeouts.connect));
-        match deadline.race(Channel::connect(endpoint, address)).await {
-            Ok(Ok(channel)) => {
-                call.note(|access| access.connected(call.worker.now().0.saturating_sub(begun.0)));
-                Ok(channel)
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%address, %error, "no connection");
-                Err(Fault::ConnectionRefused)
-            }
-            Err(Elapsed) => Err(Fault::ConnectionTimeout),
-        }
-    }
-}
-
-enum Exchanged {
-    Answered(Response<Outgoing>),
-    Unsent(Request<Upload>, Dues),
-}
-
-/// One request on one ready connection.
-async fn exchange(
-    call: &Call,
-    mut channel: Channel,
-    request: Request<Upload>,
-    mut dues: Dues,
-    deadline: Deadline,
-) -> Exchanged {
-    let sent = call.worker.now();
-    let was_idle = channel.was_idle(sent);
-    let upload = request.body().progress();
-    let patience = Patience { call, deadline: &deadline, upload: upload.as_deref(), sent };
-    patience.arm();
-    let answer = channel.exchange(request, |cx| patience.poll(cx)).await;
-    let (class, fault) = match answer {
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            (Class::Failure, Fault::MalformedResponse) // nobody asked for it
-        }
-        Ok(response) => return Exchanged::Answered(relay(call, channel, response, dues, deadline, sent).await),
-        Err(Failed::Unsent(request)) => return Exchanged::Unsent(request, dues),
-        Err(Failed::Upload) => (Class::Abandoned, Fault::BadBody),
-        Err(Failed::Terminated) if was_idle => (Class::Ours, Fault::ConnectionTerminated),
-        Err(Failed::Terminated) => (Class::Failure, Fault::ConnectionTerminated),
-        Err(Failed::Malformed) => (Class::Failure, Fault::MalformedResponse),
-        Err(Failed::Late) if patience.client_is_late() => (Class::Abandoned, Fault::RequestTimeout),
-        Err(Failed::Late) => (Class::Failure, Fault::ResponseTimeout),
-    };
-    dues.settle(class);
-    Exchanged::Answered(own(call, fault))
-}
-
-/// How long to wait for a response head: from the end of the request, or from the last piece of an upload that moved.
-struct Patience<'a> {
+/// One request's attempts.
+struct Run<'a> {
     call: &'a Call,
-    deadline: &'a Deadline,
-    upload: Option<&'a Progress>,
-    sent: Moment,
+    /// The version that is asked now.
+    version: &'a Version,
+    course: Course,
+    /// Its endpoints that were given up.
+    tried: Vec<EndpointId>,
+    dial: Dial,
+    dues: Dues,
+    attempts: u32,
+    kept: Option<Kept<'a>>,
+    /// What the attempt under way took out of its version's budget, to be given back if it goes well.
+    lent: Option<Spent>,
+    until: Option<Moment>,
 }
 
-impl Patience<'_> {
-    fn due(&self) -> Moment {
-        let timeouts = &self.call.service.timeouts;
-        match self.upload.map(|upload| (upload.state(), upload.moved())) {
-            None => self.sent.plus(timeouts.response_head),
-            Some((UploadState::Done | UploadState::Failed, moved)) => moved.plus(timeouts.response_head),
-            Some((UploadState::Sending | UploadState::WaitingForClient, moved)) => moved.plus(timeouts.body_idle),
+/// Who is asked next, and with what: `None` when it has to be made anew.
+type Next = (InFlight, Option<Request<Upload>>);
+
+impl<'a> Run<'a> {
+    fn of(call: &'a Call, request: &Request<Upload>) -> Run<'a> {
+        let (service, choice) = (&call.service, call.choice);
+        let repeat = service.retries.repeat(request.method(), request.headers());
+        let by_coin = choice.selected != Selected::Forced;
+        let shielded = by_coin && service.split.role(choice.version) == Some(Role::Canary);
+        Run {
+            call,
+            version: &service.versions[choice.version],
+            course: Course::new(repeat, choice.version != service.split.stable, shielded),
+            tried: Vec::new(),
+            dial: Dial::Reuse,
+            dues: Dues::of(call),
+            attempts: 0,
+            kept: None,
+            lent: None,
+            until: service.timeouts.total.map(|total| call.arrived.plus(total)),
         }
     }
 
-    fn arm(&self) {
-        self.deadline.set(self.due());
-    }
-
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.upload.is_some() {
-            self.arm(); // it may have moved
+    async fn go(mut self, mut request: Request<Upload>) -> Response<Outgoing> {
+        if self.course.repeat() != Repeat::Never {
+            self.kept = Some(Kept::of(&mut request, self.call.service.retries.buffer, &self.call.worker.spare));
         }
-        self.deadline.poll(cx).map(|Elapsed| ())
+        let mut next = match self.pick() {
+            Some(in_flight) => (in_flight, Some(request)),
+            None => match self.nobody_there() {
+                Some(in_flight) => (in_flight, Some(request)),
+                None => return self.refuse(Fault::NoEndpoint),
+            },
+        };
+        loop {
+            let (came, again) = match self.ask(next).await {
+                Came::Unsent { request, idle, fault } => match self.way(Ended::Unsent { idle }) {
+                    Some(in_flight) => (None, (in_flight, Some(request))),
+                    None => return self.refuse(fault),
+                },
+                Came::Nothing { class, fault, ended } => match ended.and_then(|ended| self.way(ended)) {
+                    Some(in_flight) => (None, (in_flight, None)),
+                    None => return self.give_up(class, fault),
+                },
+                Came::Answer(answer) => match answer.ended().and_then(|ended| self.way(ended)) {
+                    Some(in_flight) => (Some(answer), (in_flight, None)),
+                    None => return self.answer(answer).await,
+                },
+            };
+            if let Some(unwanted) = came {
+                unwanted.discard(&self.call.worker).await;
+            }
+            next = again;
+        }
     }
 
-    fn client_is_late(&self) -> bool {
-        self.upload.is_some_and(|upload| upload.state() == UploadState::WaitingForClient)
+    fn pick(&self) -> Option<InFlight> {
+        self.version.pool.pick(&self.tried, self.call.worker.draw())
+    }
+
+    /// One attempt.
+    async fn ask(&mut self, (in_flight, request): Next) -> Came {
+        let (endpoint, address) = (in_flight.endpoint().id, in_flight.endpoint().address);
+        self.dues.owe(self.version, in_flight);
+        self.attempts += 1;
+        self.call.note(|access| access.attempt(address));
+        let Some(mut request) = request.or_else(|| self.kept.as_ref().map(Kept::again)) else {
+            debug_assert!(false, "only what was kept is sent again");
+            return Came::Nothing { class: Class::Ours, fault: Fault::ConnectionTerminated, ended: None };
+        };
+        number(&mut request, self.attempts);
+        let outlived = Cell::new(false);
+        let can_move = || self.can_move();
+        let terms = Terms {
+            endpoint,
+            address,
+            dial: self.dial,
+            repeat: self.course.repeat(),
+            until: self.until,
+            can_move: &can_move,
+            outlived: &outlived,
+        };
+        let came = attempt(self.call, &terms, request).await;
+        if outlived.get() {
+            self.dues.charge_first(); // both versions alike, whether or not anybody else could be asked
+        }
+        match came {
+            // What we cut off for the time that others had taken is nobody's failure.
+            Came::Nothing { class: Class::Failure, fault: Fault::ResponseTimeout, ended: None }
+                if self.attempts > 1 && self.is_over() =>
+            {
+                Came::Nothing { class: Class::Ours, fault: Fault::ResponseTimeout, ended: None }
+            }
+            came => came,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| until <= self.call.worker.now())
+    }
+
+    fn is_whole(&self) -> bool {
+        self.kept.as_ref().is_some_and(Kept::is_whole)
+    }
+
+    /// Takes the best way on that can be had: settles the attempt, and names who is asked next.
+    fn way(&mut self, ended: Ended) -> Option<InFlight> {
+        if self.is_over() {
+            return None;
+        }
+        let ways = self.course.ways(ended, &self.call.service.retries, self.is_whole());
+        if ways.afresh {
+            return self.afresh(ended);
+        }
+        ways.elsewhere
+            .and_then(|price| self.elsewhere(price, ended))
+            .or_else(|| ways.across.and_then(|price| self.across(price, ended)))
+    }
+
+    fn afresh(&mut self, ended: Ended) -> Option<InFlight> {
+        let same = self.dues.found_dead()?;
+        self.dial = Dial::Fresh;
+        self.took(Way::Afresh, ended, self.version);
+        Some(same)
+    }
+
+    fn elsewhere(&mut self, price: Price, ended: Ended) -> Option<InFlight> {
+        self.tried.extend(self.dues.endpoint());
+        let Some(other) = self.pick() else {
+            self.tried.pop();
+            return None;
+        };
+        if price == Price::Budget && self.spend(self.version).is_none() {
+            self.tried.pop();
+            return None;
+        }
+        self.dues.fail();
+        self.took(Way::Elsewhere(price), ended, self.version);
+        Some(other)
+    }
+
+    fn across(&mut self, price: Price, ended: Ended) -> Option<InFlight> {
+        let (from, stable) = (self.version, self.call.service.stable());
+        let other = stable.pool.pick(&[], self.call.worker.draw())?;
+        match price {
+            Price::Free => {
+                self.dues.fail();
+                self.dues.fall_back();
+                self.call.note(Access::fell_back);
+            }
+            Price::Budget => {
+                let Some(guest) = stable.allowance.invite(active(stable)) else {
+                    self.dues.exhausted(from);
+                    return None;
+                };
+                self.lent = Some(self.spend(stable)?);
+                self.dues.fail();
+                self.dues.shield(guest);
+            }
+        }
+        (self.version, self.tried) = (stable, Vec::new());
+        self.took(Way::Across(price), ended, from);
+        Some(other)
+    }
+
+    fn took(&mut self, way: Way, ended: Ended, at: &Version) {
+        if way != Way::Afresh {
+            self.dial = Dial::Reuse;
+        }
+        self.course.take(way, ended);
+        self.dues.retried(at, ended.reason());
+    }
+
+    /// Room for one more attempt at a version; says when there is none.
+    fn spend(&mut self, version: &Version) -> Option<Spent> {
+        let worker = &self.call.worker;
+        let spent = worker.budgets.borrow_mut().spend(version.id, &version.allowance, worker.now());
+        if spent.is_none() {
+            self.dues.exhausted(version);
+        }
+        spent
+    }
+
+    /// Whether anybody else could be asked, if this endpoint took too long: as [`Run::way`], without taking it.
+    fn can_move(&self) -> bool {
+        let (worker, stable) = (&self.call.worker, self.call.service.stable());
+        let ways = self.course.ways(Ended::Late, &self.call.service.retries, self.is_whole());
+        let room = |version: &Version| worker.budgets.borrow().have_room(version.id, &version.allowance, worker.now());
+        let elsewhere = ways.elsewhere.is_some() && room(self.version) && {
+            let mut tried = self.tried.clone();
+            tried.extend(self.dues.endpoint());
+            self.version.pool.pick(&tried, 0).is_some()
+        };
+        let across = || room(stable) && stable.allowance.has_seat(active(stable)) && stable.pool.pick(&[], 0).is_some();
+        elsewhere || (ways.across.is_some() && across())
+    }
+
+    /// The chosen version has no endpoint to ask.
+    fn nobody_there(&mut self) -> Option<InFlight> {
+        self.dues.charge_first();
+        let ended = Ended::Unsent { idle: false };
+        let ways = self.course.ways(ended, &self.call.service.retries, true);
+        ways.across.and_then(|price| self.across(price, ended))
+    }
+
+    /// Passes an answer on, unless it says that the chosen version lacks what the other one may have.
+    async fn answer(mut self, answer: Answer) -> Response<Outgoing> {
+        match self.rescuer(&answer) {
+            Some((other, in_flight, spent)) => self.rescue(answer, other, in_flight, spent).await,
+            None => {
+                self.dues.head(answer.head_micros);
+                self.relay(answer, true).await
+            }
+        }
+    }
+
+    fn rescuer(&mut self, answer: &Answer) -> Option<(&'a Version, InFlight, Spent)> {
+        let (service, kept) = (&self.call.service, self.kept.as_ref()?);
+        let rescues = service.retries.rescues(kept.method(), kept.path(), answer.response.status());
+        let by_coin = self.call.choice.selected != Selected::Forced;
+        if !rescues || !by_coin || !self.dues.at_chosen() || !kept.is_whole() || self.is_over() {
+            return None;
+        }
+        let other = &service.versions[service.split.other(self.call.choice.version)?];
+        let in_flight = other.pool.pick(&[], self.call.worker.draw())?;
+        let spent = self.spend(other)?;
+        Some((other, in_flight, spent))
+    }
+
+    /// Asks the other version once; what the chosen one said stands, unless that has something better.
+    async fn rescue(
+        mut self,
+        held: Answer,
+        other: &'a Version,
+        in_flight: InFlight,
+        spent: Spent,
+    ) -> Response<Outgoing> {
+        self.dues.head(held.head_micros);
+        self.dues.ask_other();
+        (self.version, self.dial) = (other, Dial::Reuse);
+        let mut next = (in_flight, None);
+        loop {
+            match self.ask(next).await {
+                Came::Answer(answer) if matches!(answer.class(), Class::Success) => {
+                    self.lent = Some(spent);
+                    self.dues.skew_rescued();
+                    held.discard(&self.call.worker).await;
+                    self.dues.head(answer.head_micros);
+                    return self.relay(answer, true).await;
+                }
+                Came::Answer(answer) => {
+                    self.dues.other_has_not(answer.class());
+                    answer.discard(&self.call.worker).await;
+                }
+                Came::Unsent { request, idle: true, .. } if matches!(self.dial, Dial::Reuse) => {
+                    self.dial = Dial::Fresh;
+                    if let Some(same) = self.dues.found_dead() {
+                        next = (same, Some(request));
+                        continue;
+                    }
+                }
+                Came::Unsent { .. } => self.dues.other_has_not(Class::Failure),
+                Came::Nothing { class, .. } => self.dues.other_has_not(class),
+            }
+            return self.relay(held, false).await;
+        }
+    }
+
+    /// Passes an endpoint's response on. `head`: it is the answer of the attempt under way.
+    async fn relay(mut self, answer: Answer, head: bool) -> Response<Outgoing> {
+        let class = answer.class();
+        let call = self.call;
+        if head && self.dues.answered(class) {
+            call.note(Access::shielded);
+        }
+        if let Some(spent) = self.lent.take().filter(|_| class != Class::Failure) {
+            call.worker.budgets.borrow_mut().give_back(self.version.id, &self.version.allowance, spent);
+        }
+        let Answer { channel, response, deadline, .. } = answer;
+        let (mut parts, incoming) = response.into_parts();
+        call.note(|access| access.upstream_answered(parts.status));
+        strip_hop_by_hop(&mut parts.headers);
+        parts.version = http::Version::HTTP_11;
+        let until = self.until.filter(|_| !is_event_stream(&parts.headers));
+        let mut body = Observed::new(call.worker.clone(), incoming, channel, deadline, self.dues, until, class);
+        poll_fn(|cx| {
+            body.finish_if_empty(cx);
+            Poll::Ready(())
+        })
+        .await;
+        Response::from_parts(parts, Outgoing::relayed(body))
+    }
+
+    /// No endpoint took anything of the request.
+    fn refuse(mut self, fault: Fault) -> Response<Outgoing> {
+        self.dues.charge_first();
+        self.dues.refused();
+        own(self.call, fault)
+    }
+
+    /// It may have been executed, and no answer came.
+    fn give_up(mut self, class: Class, fault: Fault) -> Response<Outgoing> {
+        self.dues.settle(class);
+        own(self.call, fault)
     }
 }
 
-/// Passes an endpoint's response on.
-async fn relay(
-    call: &Call,
-    channel: Channel,
-    response: Response<Incoming>,
-    mut dues: Dues,
-    deadline: Deadline,
-    sent: Moment,
-) -> Response<Outgoing> {
-    dues.head(call.worker.now().0.saturating_sub(sent.0));
-    let (mut parts, incoming) = response.into_parts();
-    call.note(|access| access.upstream_answered(parts.status));
-    strip_hop_by_hop(&mut parts.headers);
-    parts.version = http::Version::HTTP_11;
-    let class = Class::of_status(parts.status);
-    dues.rescued(class);
-    let mut body = Observed::new(call.worker.clone(), incoming, channel, deadline, dues, class);
-    poll_fn(|cx| {
-        body.finish_if_empty(cx);
-        Poll::Ready(())
-    })
-    .await;
-    Response::from_parts(parts, Outgoing::relayed(body))
+/// Attempts under way at a version, over all workers.
+fn active(version: &Version) -> u32 {
+    version.pool.endpoints.iter().map(|endpoint| endpoint.in_flight()).sum()
 }
+
+/// Which has no end, and is not held to one.
+fn is_event_stream(headers: &http::HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    content_type.len() >= EVENT_STREAM.len() && content_type[..EVENT_STREAM.len()].eq_ignore_ascii_case(EVENT_STREAM)
+}
+
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 fn own(call: &Call, fault: Fault) -> Response<Outgoing> {
     call.note(|access| access.failed(fault.error()));
     reply::fault(fault, call.form, &call.request_id).map(Outgoing::own)
-}
-
-/// What is owed for a request and for its attempt under way. Pays on drop: a future or body that is dropped unsettled
-/// means that the client has left. Only a panic leaves debts unpaid, and they are counted.
-#[derive(Debug)]
-pub struct Dues {
-    worker: Rc<Worker>,
-    service: Arc<Service>,
-    chosen: usize,
-    attempt: Option<(Owed, InFlight)>,
-    charge: Option<Charge>,
-    /// The class of the first attempt at the chosen version that ended before the request did.
-    first: Option<Class>,
-    falling_back: bool,
-    head_micros: Option<u64>,
-}
-
-impl Dues {
-    fn of(call: &Call) -> Dues {
-        let charge = charge(call);
-        Dues {
-            worker: call.worker.clone(),
-            service: call.service.clone(),
-            chosen: call.choice.version,
-            attempt: None,
-            charge,
-            first: None,
-            falling_back: false,
-            head_micros: None,
-        }
-    }
-
-    #[must_use]
-    pub fn timeouts(&self) -> &Timeouts {
-        &self.service.timeouts
-    }
-
-    fn owe(&mut self, version: &Version, in_flight: InFlight) {
-        self.attempt = Some((self.worker.recorder.owe(version.id, self.worker.now()), in_flight));
-    }
-
-    fn head(&mut self, micros: u64) {
-        if let Some((owed, _)) = &mut self.attempt {
-            owed.head(micros);
-        }
-        if !self.falling_back {
-            self.head_micros = Some(micros);
-        }
-    }
-
-    /// From here on the attempts are stable's, and count for neither version's evidence.
-    fn fall_back(&mut self) {
-        self.falling_back = true;
-    }
-
-    fn charge_first(&mut self, class: Class) {
-        if !self.falling_back {
-            self.first.get_or_insert(class);
-        }
-    }
-
-    fn settle_attempt(&mut self, class: Class) {
-        if let Some((owed, in_flight)) = self.attempt.take() {
-            owed.settle(in_flight.endpoint(), class, self.worker.now());
-        }
-    }
-
-    /// An attempt of which nothing was written: another endpoint may do better, but the version is charged for this
-    /// one.
-    fn fail(&mut self) {
-        self.charge_first(Class::Failure);
-        self.settle_attempt(Class::Failure);
-    }
-
-    /// Stable's answer to a request that the chosen version could not be reached for: pays the charge.
-    fn rescued(&mut self, class: Class) {
-        if self.falling_back {
-            let reach = if class == Class::Failure { Reach::Unreachable } else { Reach::Rescued };
-            self.seen(reach);
-            self.settle_charge(Class::Failure, reach);
-        }
-    }
-
-    /// The request is over, and so is its attempt.
-    pub fn settle(&mut self, class: Class) {
-        self.settle_attempt(class);
-        if self.falling_back {
-            self.settle_charge(Class::Failure, Reach::Unreachable);
-        } else {
-            if class == Class::Failure {
-                self.seen(Reach::Reached);
-            }
-            self.settle_charge(self.first.unwrap_or(class), Reach::Reached);
-        }
-    }
-
-    /// No endpoint took the request.
-    fn refuse(mut self, call: &Call, fault: Fault) -> Response<Outgoing> {
-        self.seen(Reach::Unreachable);
-        self.settle_charge(Class::Failure, Reach::Unreachable);
-        own(call, fault)
-    }
-
-    /// Counts a failure of the chosen version by whether the client saw it.
-    fn seen(&self, reach: Reach) {
-        let chosen = self.service.versions[self.chosen].id;
-        match reach {
-            Reach::Rescued => self.worker.recorder.shielded(chosen),
-            Reach::Reached | Reach::Unreachable => self.worker.recorder.exposed(chosen),
-        }
-    }
-
-    fn settle_charge(&mut self, class: Class, reach: Reach) {
-        if let Some(charge) = self.charge.take() {
-            charge.settle(class, self.head_micros, reach);
-        }
-    }
-}
-
-impl Drop for Dues {
-    fn drop(&mut self) {
-        let unpaid = self.attempt.is_some() || self.charge.is_some();
-        if unpaid && !std::thread::panicking() {
-            self.settle_attempt(Class::Abandoned);
-            let class = self.first.unwrap_or(Class::Abandoned);
-            let reach = if self.falling_back { Reach::Unreachable } else { Reach::Reached };
-            self.settle_charge(class, reach);
-        }
-    }
-}
-
-/// Notes a coin-drawn request as routed, if its coin is evidence.
-fn charge(call: &Call) -> Option<Charge> {
-    let (service, recorder) = (&call.service, &call.worker.recorder);
-    let version = service.versions[call.choice.version].id;
-    if call.choice.selected == Selected::Forced {
-        recorder.forced(version);
-        return None;
-    }
-    recorder.drawn(version);
-    let role = service.split.role(call.choice.version)?;
-    let (weight, generation) = (service.split.weight, service.generation);
-    let drawn = Drawn { exposure: service.exposure?, tick: call.arrived.tick(), weight, generation };
-    recorder.charge(drawn, role, service.over_micros)
 }

@@ -14,15 +14,18 @@
 //! a line per request from `access`, which leaves by `lines` and a thread of its own.
 
 mod access;
+mod attempt;
 mod body;
 mod connection;
 mod deadline;
+mod dues;
 mod forward;
 mod handle;
 mod headers;
 mod lines;
 mod listener;
 mod recorder;
+mod replay;
 mod reply;
 mod socket;
 mod timed;

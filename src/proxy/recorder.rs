@@ -12,6 +12,7 @@ use crate::domain::duration::Kind;
 use crate::domain::names::VersionId;
 use crate::domain::outcome::Class;
 use crate::domain::pool::Endpoint;
+use crate::domain::retry::{Reason, Retried};
 use crate::domain::split::Role;
 use crate::domain::time::{Moment, Tick};
 use crate::domain::window::{Arm, Batch, Drawn, tally};
@@ -48,6 +49,8 @@ pub struct Charge {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     Reached,
+    /// And failed, but a later attempt's answer hid that from the client.
+    Hidden,
     /// None of its endpoints accepted a connection.
     Unreachable,
     /// And the stable version answered instead, not with a failure.
@@ -91,6 +94,25 @@ impl Recorder {
     /// A request is over; `None`: it never had a version.
     pub fn answered(&self, version: Option<VersionId>, kind: Kind, micros: u64) {
         self.batch.borrow_mut().timings.request(version, kind, micros);
+    }
+
+    /// An attempt at `version` that ended so was followed by another.
+    pub fn retried(&self, version: VersionId, reason: Reason) {
+        self.retries(version, |retried| retried.add(reason));
+    }
+
+    /// One that could have been was not, because the budget had no room.
+    pub fn exhausted(&self, version: VersionId) {
+        self.retries(version, |retried| retried.exhausted += 1);
+    }
+
+    /// The other version had what `version` does not.
+    pub fn skew_rescued(&self, version: VersionId) {
+        self.retries(version, |retried| retried.skew_rescues += 1);
+    }
+
+    fn retries(&self, version: VersionId, count: impl FnOnce(&mut Retried)) {
+        count(&mut self.batch.borrow_mut().attempts.entry(version).or_default().retried);
     }
 
     /// Takes everything counted so far. The histograms' memory stays here: it is used again at once.
@@ -139,8 +161,9 @@ impl Charge {
             arm.ended.add(class);
             arm.over += u64::from(late && matches!(class, Class::Success | Class::Rejected));
             arm.unanswered += u64::from(class == Class::Abandoned && head_micros.is_none());
-            arm.unreachable += u64::from(reach != Reach::Reached);
+            arm.unreachable += u64::from(matches!(reach, Reach::Unreachable | Reach::Rescued));
             arm.rescued += u64::from(reach == Reach::Rescued);
+            arm.hidden += u64::from(matches!(reach, Reach::Rescued | Reach::Hidden));
         });
     }
 

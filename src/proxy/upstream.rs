@@ -23,6 +23,7 @@ use hyper::client::conn::http1::{self, Connection, SendRequest};
 use tokio::net::TcpStream;
 
 use super::deadline::Deadlines;
+use super::replay::{Source, Tape};
 use super::socket::Socket;
 use crate::domain::names::EndpointId;
 use crate::domain::time::Moment;
@@ -34,6 +35,10 @@ const IDLE_FOR: Duration = Duration::from_secs(30);
 /// A connection that had been idle for at least this long and is found dead was closed for its idleness, not for the
 /// request.
 const IDLE_RACE: Duration = Duration::from_millis(500);
+/// A connection that was idle for longer may be about to be closed: common servers do so after some seconds.
+const YOUNG: Duration = Duration::from_secs(1);
+/// For so long an endpoint that closed a connection after one exchange is taken to do so with others.
+const HASTY_FOR: Duration = Duration::from_secs(10);
 /// Response heads up to this size; larger ones are malformed.
 const LARGEST_HEAD: usize = 64 * 1024;
 
@@ -41,29 +46,52 @@ const LARGEST_HEAD: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub struct Upstreams {
     idle: RefCell<BTreeMap<EndpointId, Vec<Channel>>>,
+    /// Endpoints that closed a young connection after its first exchange, and when.
+    hasty: RefCell<BTreeMap<EndpointId, Moment>>,
+}
+
+/// Which idle connections will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    Any,
+    /// For what must not be sent twice: what is written to a connection in the moment of its closing is lost.
+    Young,
 }
 
 impl Upstreams {
     /// The most recently used connection that still lives.
-    pub async fn take(&self, endpoint: EndpointId) -> Option<Channel> {
+    pub async fn take(&self, endpoint: EndpointId, trust: Trust, now: Moment) -> Option<Channel> {
         poll_fn(|cx| {
-            while let Some(mut channel) = self.newest(endpoint) {
+            while let Some(mut channel) = self.newest(endpoint, trust, now) {
                 if channel.lives(cx) {
                     return Poll::Ready(Some(channel));
                 }
+                self.found_dead(&channel, now);
             }
             Poll::Ready(None)
         })
         .await
     }
 
-    fn newest(&self, endpoint: EndpointId) -> Option<Channel> {
-        self.idle.borrow_mut().get_mut(&endpoint).and_then(Vec::pop)
+    fn newest(&self, endpoint: EndpointId, trust: Trust, now: Moment) -> Option<Channel> {
+        let will_do = |newest: &mut Channel| {
+            let hasty = || self.hasty.borrow().get(&endpoint).is_some_and(|seen| now.since(*seen) < HASTY_FOR);
+            trust == Trust::Any || (newest.idle_for(now) < YOUNG && !hasty())
+        };
+        self.idle.borrow_mut().get_mut(&endpoint)?.pop_if(will_do)
+    }
+
+    /// Learns from a connection that died while it was idle, or as it was used again.
+    pub fn found_dead(&self, channel: &Channel, now: Moment) {
+        if channel.exchanges == 1 && channel.idle_for(now) < YOUNG {
+            self.hasty.borrow_mut().insert(channel.endpoint, now);
+        }
     }
 
     /// Keeps a connection whose exchange is over for the next one.
     pub fn give_back(&self, mut channel: Channel, now: Moment) {
         channel.idle_since = Some(now);
+        channel.exchanges = channel.exchanges.saturating_add(1);
         let mut idle = self.idle.borrow_mut();
         let kept = idle.entry(channel.endpoint).or_default();
         if kept.len() == IDLE_PER_ENDPOINT {
@@ -80,6 +108,7 @@ impl Upstreams {
             kept.retain_mut(|channel| channel.idle_for(now) < IDLE_FOR && channel.lives(&mut cx));
         }
         idle.retain(|_, kept| !kept.is_empty());
+        self.hasty.borrow_mut().retain(|_, seen| now.since(*seen) < HASTY_FOR);
     }
 }
 
@@ -92,6 +121,8 @@ pub struct Channel {
     endpoint: EndpointId,
     /// `None` on its first exchange.
     idle_since: Option<Moment>,
+    /// That are over.
+    exchanges: u32,
     closed: bool,
 }
 
@@ -116,7 +147,14 @@ impl Channel {
         stream.set_nodelay(true)?;
         let handshake = http1::Builder::new().max_header_size(LARGEST_HEAD).handshake(Socket::new(stream)).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
-        Ok(Channel { sender, connection: Box::new(connection), endpoint, idle_since: None, closed: false })
+        Ok(Channel {
+            sender,
+            connection: Box::new(connection),
+            endpoint,
+            idle_since: None,
+            exchanges: 0,
+            closed: false,
+        })
     }
 
     #[must_use]
@@ -179,7 +217,9 @@ impl Channel {
 /// A request's body on its way to an endpoint: streamed, never collected.
 #[derive(Debug)]
 pub struct Upload {
-    body: Incoming,
+    body: Source,
+    /// Of the body, with what is sent again.
+    passed: u64,
     progress: Option<Rc<Progress>>,
 }
 
@@ -192,7 +232,7 @@ pub struct Progress {
     bytes: Cell<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UploadState {
     /// The endpoint has not asked for more.
     Sending,
@@ -220,6 +260,11 @@ impl Progress {
         self.bytes.get()
     }
 
+    /// The body is sent from its beginning, again.
+    fn restart(&self) {
+        self.note(UploadState::Sending);
+    }
+
     fn note(&self, state: UploadState) {
         self.state.set(state);
         if state != UploadState::WaitingForClient {
@@ -235,7 +280,22 @@ impl Upload {
             let (state, moved) = (Cell::new(UploadState::Sending), Cell::new(deadlines.now()));
             Rc::new(Progress { deadlines: deadlines.clone(), state, moved, bytes: Cell::new(0) })
         });
-        Upload { body, progress }
+        Upload { body: Source::Client(body), passed: 0, progress }
+    }
+
+    /// Keeps what passes, up to `most` bytes, to be sent again. `None`: there is no body.
+    pub fn keep(&mut self, most: usize) -> Option<Tape> {
+        self.progress.as_ref()?;
+        self.body.keep(most)
+    }
+
+    /// The same request's body, from its beginning.
+    #[must_use]
+    pub fn again(tape: Option<&Tape>, progress: Option<Rc<Progress>>) -> Upload {
+        if let Some(progress) = &progress {
+            progress.restart();
+        }
+        Upload { body: tape.map_or(Source::Nothing, Tape::play), passed: 0, progress }
     }
 
     /// `None`: there is no body.
@@ -251,9 +311,11 @@ impl Body for Upload {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let mut passed = self.passed;
         if let Some(progress) = &self.progress {
             if let Poll::Ready(Some(Ok(piece))) = &frame {
-                progress.bytes.set(progress.bytes.get() + piece.data_ref().map_or(0, Bytes::len) as u64);
+                passed += piece.data_ref().map_or(0, Bytes::len) as u64;
+                progress.bytes.set(progress.bytes.get().max(passed));
             }
             progress.note(match &frame {
                 Poll::Pending => UploadState::WaitingForClient,
@@ -263,6 +325,7 @@ impl Body for Upload {
                 Poll::Ready(Some(Ok(_))) => UploadState::Sending,
             });
         }
+        self.passed = passed;
         frame
     }
 

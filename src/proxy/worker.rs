@@ -17,10 +17,12 @@ use super::handle::request_id;
 use super::lines::{Lines, Sink};
 use super::listener::Accepted;
 use super::recorder::Recorder;
+use super::replay::Spare;
 use super::upstream::Upstreams;
 use super::{Limits, Phase, connection};
+use crate::domain::retry::RetryBudgets;
 use crate::domain::snapshot::Snapshot;
-use crate::domain::time::{Moment, TICK};
+use crate::domain::time::{Moment, TICK, Tick};
 use crate::domain::window::Batch;
 use crate::link::{BatchSender, Clock, Subscriber};
 
@@ -40,6 +42,9 @@ pub struct Worker {
     pub upstreams: Upstreams,
     pub deadlines: Rc<Deadlines>,
     pub load: Arc<Load>,
+    /// Earned by the requests of ticks that have ended.
+    pub budgets: RefCell<RetryBudgets>,
+    pub spare: Spare,
     clock: Clock,
     subscriber: RefCell<Subscriber>,
     random: RefCell<fastrand::Rng>,
@@ -131,12 +136,29 @@ impl Worker {
             upstreams: Upstreams::default(),
             deadlines: Rc::default(),
             load,
+            budgets: RefCell::default(),
+            spare: Spare::default(),
             clock: setup.clock,
             subscriber: RefCell::new(setup.subscriber.clone()),
             random: RefCell::new(fastrand::Rng::new()), // seeded by the operating system, each worker apart
             epoch_unix_ms: u64::try_from(unix.saturating_sub(running).as_millis()).unwrap_or(0),
             draining: Cell::new(None),
         }
+    }
+
+    /// A worker without a thread.
+    #[cfg(test)]
+    pub fn idle(subscriber: Subscriber) -> Rc<Worker> {
+        let limits = Limits { request_head: TICK, client_idle: TICK };
+        let setup = Setup {
+            limits: watch::channel(limits).1,
+            access_log: None,
+            clock: Clock::start(),
+            subscriber,
+            batches: crate::link::batches().0,
+            phase: watch::channel(Phase::Serving).1,
+        };
+        Rc::new(Worker::new(0, &setup, Arc::default()))
     }
 
     #[must_use]
@@ -174,12 +196,21 @@ impl Worker {
         self.deadlines.wake_all(); // every connection has a deadline, and looks at `draining` when woken
     }
 
+    /// Requests earn their versions extra attempts.
+    fn earn(&self, ended: Tick, counted: &Batch) {
+        let mut budgets = self.budgets.borrow_mut();
+        for (version, requests) in counted.drawn.iter().chain(&counted.forced) {
+            budgets.earn(*version, ended, *requests);
+        }
+    }
+
     /// Ends a tick: sends what was counted, or keeps what did not fit, and wakes what is late.
     fn tick(&self, batches: &BatchSender, unsent: Option<Batch>) -> Option<Batch> {
         let now = self.now();
-        let ended = crate::domain::time::Tick(now.tick().0.saturating_sub(1));
+        let ended = Tick(now.tick().0.saturating_sub(1));
         let revision = self.with_snapshot(|snapshot| snapshot.revision);
         let fresh = self.recorder.flush(self.index, ended, revision);
+        self.earn(ended, &fresh);
         let batch = match unsent {
             Some(mut older) => {
                 older.merge(fresh);
@@ -193,6 +224,7 @@ impl Worker {
         self.deadlines.sweep(now);
         if ended.0.is_multiple_of(REAP_TICKS) {
             self.upstreams.reap(now);
+            self.budgets.borrow_mut().forget(ended);
         }
         batches.try_send(batch).err()
     }

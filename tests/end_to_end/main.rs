@@ -21,5 +21,6 @@ mod recording;
 mod reload;
 mod retries;
 mod rollback;
+mod shielding;
 mod split;
 mod stopping;

@@ -19,6 +19,7 @@ use penstock::domain::judge::{LatencyLimit, Mode, Policy};
 use penstock::domain::names::{EndpointId, ServiceName, VersionId, VersionName};
 use penstock::domain::outcome::Class;
 use penstock::domain::pool::InFlight;
+use penstock::domain::retry::RetryPolicy;
 use penstock::domain::route::Facts;
 use penstock::domain::service::{Definition, PinDefinition, Target, Timeouts, VersionDefinition};
 use penstock::domain::snapshot::{Service, Snapshot};
@@ -375,6 +376,7 @@ impl World {
             arm.over += u64::from(flight.over);
             arm.unreachable += u64::from(flight.reach != Reach::Reached);
             arm.rescued += u64::from(flight.reach == Reach::Rescued);
+            arm.hidden += u64::from(flight.reach == Reach::Rescued);
             arm.unanswered += u64::from(flight.class == Class::Abandoned); // clients here leave before the head
         }
     }
@@ -572,6 +574,7 @@ fn definition(luck: &mut fastrand::Rng, canary: Canary) -> Definition {
         pins: vec![pin("always", Target::Canary), pin("v2", Target::Version(v2))],
         policy: Policy { mode, latency, ..Policy::default() },
         timeouts: Timeouts { response_head: Duration::from_secs(pick(luck, &[3, 30])), ..Timeouts::default() },
+        retries: RetryPolicy::default(),
     }
 }
 
