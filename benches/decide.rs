@@ -8,6 +8,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use penstock::domain::judge::{Judge, LatencyLimit, Policy};
 use penstock::domain::names::{Exposure, ServiceName, VersionName};
 use penstock::domain::outcome::Classes;
+use penstock::domain::retry::RetryPolicy;
 use penstock::domain::route::{HostPattern, Route};
 use penstock::domain::service::{Definition, Timeouts, VersionDefinition};
 use penstock::domain::snapshot::Snapshot;
@@ -82,6 +83,7 @@ fn definition(index: usize) -> Definition {
         pins: Vec::new(),
         policy: Policy::default(),
         timeouts: Timeouts::default(),
+        retries: RetryPolicy::default(),
     }
 }
 

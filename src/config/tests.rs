@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
 use crate::domain::names::VersionName;
+use crate::domain::retry::{Reason, Reasons};
 use crate::domain::service::{Target, Timeouts};
 use crate::domain::split::{Matcher, Weight};
 
@@ -867,7 +868,7 @@ fn shielding_is_switched_off_and_on() {
         let read = parse_with("x", &text, &Overrides::environment(variables.iter().copied()));
         read.unwrap().settings.services[0].retries.shielding
     };
-    let words = |reasons: crate::domain::retry::Reasons| reasons.iter().map(|one| one.as_str()).collect::<Vec<_>>();
+    let words = |reasons: Reasons| reasons.iter().map(Reason::as_str).collect::<Vec<_>>();
     assert_eq!(policy("shielding = false", &[]), None);
     assert_eq!(policy("shielding = true", &[]), policy("", &[]));
     let on = ("PENSTOCK_SERVICES_SHOP_SHIELDING_ON", "502,500");

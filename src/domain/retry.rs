@@ -254,14 +254,22 @@ pub enum Way {
     Across(Price),
 }
 
+/// When stable may answer instead of the chosen version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refuge {
+    /// Never: it was chosen, or has been asked already.
+    None,
+    /// When nothing could be written to the chosen version.
+    Unsent,
+    /// And when the canary failed.
+    Shield,
+}
+
 /// One request's way through its attempts.
 #[derive(Debug, Clone)]
 pub struct Course {
     repeat: Repeat,
-    /// There is a stable version to turn to: the chosen one is another.
-    can_cross: bool,
-    /// And it may be turned to although something was written.
-    shielded: bool,
+    refuge: Refuge,
     /// Of the present version, given up.
     endpoints: u8,
     /// The present endpoint has been asked over a fresh connection, because an idle one was dead.
@@ -273,10 +281,9 @@ pub struct Course {
 }
 
 impl Course {
-    /// `can_cross`: the chosen version is not stable. `shielded`: and the coin chose it as canary.
     #[must_use]
-    pub fn new(repeat: Repeat, can_cross: bool, shielded: bool) -> Course {
-        Course { repeat, can_cross, shielded, endpoints: 0, afresh: false, written: false, repeated: false }
+    pub fn new(repeat: Repeat, refuge: Refuge) -> Course {
+        Course { repeat, refuge, endpoints: 0, afresh: false, written: false, repeated: false }
     }
 
     #[must_use]
@@ -302,9 +309,10 @@ impl Course {
 
     /// A version that takes no connection is no version: stable takes its requests, whatever they are.
     fn unsent_across(&self, policy: &RetryPolicy) -> Option<Price> {
-        match self.written {
-            false => self.can_cross.then_some(Price::Free),
-            true => (self.may_be_shielded() && policy.shielding.is_some()).then_some(Price::Budget),
+        if self.written {
+            (self.may_be_shielded() && policy.shielding.is_some()).then_some(Price::Budget)
+        } else {
+            (self.refuge != Refuge::None).then_some(Price::Free)
         }
     }
 
@@ -320,7 +328,7 @@ impl Course {
     }
 
     fn may_be_shielded(&self) -> bool {
-        self.can_cross && self.shielded && self.repeat == Repeat::Across
+        self.refuge == Refuge::Shield && self.repeat == Repeat::Across
     }
 
     /// Notes which of the ways was taken.
@@ -336,7 +344,7 @@ impl Course {
                 self.repeated |= price == Price::Budget;
             }
             Way::Across(price) => {
-                (self.endpoints, self.can_cross) = (0, false);
+                (self.endpoints, self.refuge) = (0, Refuge::None);
                 self.repeated |= price == Price::Budget;
             }
         }
@@ -346,14 +354,14 @@ impl Course {
 /// Extra attempts per hundred requests of a version, over [`WINDOW`].
 const PERCENT: u64 = 20;
 /// Seconds over which requests earn extra attempts.
-const WINDOW: u64 = 10;
+const WINDOW: usize = 10;
 const TICKS_PER_SECOND: u64 = 10;
 
 /// One worker's part of a version's budget: a fifth of the requests that it saw itself, so the parts of all workers
 /// are a fifth of all requests.
 #[derive(Debug, Default)]
 pub struct RetryBudget {
-    seconds: [Second; WINDOW as usize],
+    seconds: [Second; WINDOW],
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -395,14 +403,14 @@ impl RetryBudget {
     }
 
     fn sums(&self, now: Tick) -> (u64, u64) {
-        let oldest = (now.0 / TICKS_PER_SECOND).saturating_sub(WINDOW - 1);
+        let oldest = (now.0 / TICKS_PER_SECOND).saturating_sub(WINDOW as u64 - 1);
         let recent = self.seconds.iter().filter(|second| second.number >= oldest);
         recent.fold((0, 0), |(requests, spent), second| (requests + second.requests, spent + second.spent))
     }
 
     fn second(&mut self, now: Tick) -> &mut Second {
         let number = now.0 / TICKS_PER_SECOND;
-        let at = usize::try_from(number % WINDOW).unwrap_or(0);
+        let at = usize::try_from(number).unwrap_or(0) % WINDOW;
         if self.seconds[at].number != number {
             self.seconds[at] = Second { number, ..Second::default() };
         }
@@ -496,10 +504,7 @@ impl RetryBudgets {
     /// Out of this worker's part, or else out of what all share. `None`: there is no room for another attempt.
     pub fn spend(&mut self, version: VersionId, allowance: &Allowance, now: Moment) -> Option<Spent> {
         let own = self.0.get_mut(&version).is_some_and(|budget| budget.spend(now.tick()));
-        match own {
-            true => Some(Spent::Budget),
-            false => allowance.take(now).then_some(Spent::Reserve),
-        }
+        if own { Some(Spent::Budget) } else { allowance.take(now).then_some(Spent::Reserve) }
     }
 
     #[must_use]
@@ -560,7 +565,7 @@ mod tests {
 
     /// What a request on its way to a canary may do first.
     fn ways(repeat: Repeat, ended: Ended) -> Ways {
-        Course::new(repeat, true, true).ways(ended, &RetryPolicy::default(), true)
+        Course::new(repeat, Refuge::Shield).ways(ended, &RetryPolicy::default(), true)
     }
 
     fn budgeted(ways: Ways) -> (bool, bool) {
@@ -592,14 +597,14 @@ mod tests {
             let free = Some(Price::Free);
             assert_eq!(ways(repeat, UNSENT), Ways { afresh: false, elsewhere: free, across: free });
         }
-        let at_stable = Course::new(Repeat::Never, false, false);
+        let at_stable = Course::new(Repeat::Never, Refuge::None);
         assert_eq!(at_stable.ways(UNSENT, &RetryPolicy::default(), true).across, None);
     }
 
     #[test]
     fn a_dead_idle_connection_is_replaced_once_and_by_the_same_endpoint() {
         for ended in [Ended::Unsent { idle: true }, Ended::Cut { idle: true }] {
-            let mut course = Course::new(Repeat::Across, true, true);
+            let mut course = Course::new(Repeat::Across, Refuge::Shield);
             assert_eq!(course.ways(ended, &RetryPolicy::default(), true), Ways { afresh: true, ..Ways::default() });
             course.take(Way::Afresh, ended);
             assert!(!course.ways(ended, &RetryPolicy::default(), true).afresh);
@@ -618,7 +623,7 @@ mod tests {
         assert_eq!(ways(Repeat::Across, status(500).unwrap()), Ways::default());
         let all: Reasons = Reason::ALL.into_iter().collect();
         let policy = RetryPolicy { on: all, shielding: Some(all), ..RetryPolicy::default() };
-        let course = Course::new(Repeat::Across, true, true);
+        let course = Course::new(Repeat::Across, Refuge::Shield);
         assert_eq!(budgeted(course.ways(status(500).unwrap(), &policy, true)), (true, true));
     }
 
@@ -638,7 +643,7 @@ mod tests {
 
     #[test]
     fn a_body_that_was_not_kept_is_not_sent_again() {
-        let course = Course::new(Repeat::Across, true, true);
+        let course = Course::new(Repeat::Across, Refuge::Shield);
         for ended in [CUT, Ended::Cut { idle: true }, Ended::Late, status(503).unwrap()] {
             assert_eq!(course.ways(ended, &RetryPolicy::default(), false), Ways::default());
         }
@@ -647,11 +652,11 @@ mod tests {
     #[test]
     fn only_what_the_coin_sent_to_the_canary_is_shielded() {
         let policy = RetryPolicy::default();
-        assert_eq!(Course::new(Repeat::Across, true, false).ways(CUT, &policy, true).across, None);
-        assert_eq!(Course::new(Repeat::Across, false, true).ways(CUT, &policy, true).across, None);
+        assert_eq!(Course::new(Repeat::Across, Refuge::Unsent).ways(CUT, &policy, true).across, None);
+        assert_eq!(Course::new(Repeat::Across, Refuge::None).ways(CUT, &policy, true).across, None);
         let unshielded = RetryPolicy { shielding: None, ..RetryPolicy::default() };
-        assert_eq!(Course::new(Repeat::Across, true, true).ways(CUT, &unshielded, true).across, None);
-        let mut course = Course::new(Repeat::Across, true, true);
+        assert_eq!(Course::new(Repeat::Across, Refuge::Shield).ways(CUT, &unshielded, true).across, None);
+        let mut course = Course::new(Repeat::Across, Refuge::Shield);
         course.take(Way::Elsewhere(Price::Budget), CUT);
         assert_eq!(course.ways(UNSENT, &unshielded, true).across, None, "something was written before");
     }
@@ -721,11 +726,11 @@ mod tests {
         #[test]
         fn no_request_goes_on_for_ever_or_out_twice_unasked(
             repeat in prop_oneof![Just(Repeat::Never), Just(Repeat::Within), Just(Repeat::Across)],
-            flags in any::<[bool; 2]>(),
+            refuge in prop_oneof![Just(Refuge::None), Just(Refuge::Unsent), Just(Refuge::Shield)],
             policy in policy(),
             ends in prop::collection::vec((ended(), any::<[bool; 4]>()), 64),
         ) {
-            let mut course = Course::new(repeat, flags[0], flags[1]);
+            let mut course = Course::new(repeat, refuge);
             let (mut attempts, mut sent, mut idle, mut crossed, mut sent_before) = (0u8, 0, 0, 0, false);
             for (ended, [whole, elsewhere, across, fresh]) in ends {
                 // A fresh connection has not been idle.
@@ -752,8 +757,8 @@ mod tests {
                 }
                 if let Way::Across(price) = way {
                     crossed += 1;
-                    prop_assert!(flags[0]);
-                    let shields = policy.shielding.is_some() && flags[1] && repeat == Repeat::Across;
+                    prop_assert!(refuge != Refuge::None);
+                    let shields = policy.shielding.is_some() && refuge == Refuge::Shield && repeat == Repeat::Across;
                     prop_assert!(price == Price::Free || shields);
                     prop_assert!(price == Price::Budget || !ended.sent());
                 }

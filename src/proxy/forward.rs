@@ -22,7 +22,7 @@ use super::worker::Worker;
 use crate::domain::names::EndpointId;
 use crate::domain::outcome::Class;
 use crate::domain::pool::InFlight;
-use crate::domain::retry::{Course, Ended, Price, Repeat, Spent, Way};
+use crate::domain::retry::{Course, Ended, Price, Refuge, Repeat, Spent, Way};
 use crate::domain::snapshot::{Service, Version};
 use crate::domain::split::{Choice, Role, Selected};
 use crate::domain::time::Moment;
@@ -77,12 +77,15 @@ impl<'a> Run<'a> {
     fn of(call: &'a Call, request: &Request<Upload>) -> Run<'a> {
         let (service, choice) = (&call.service, call.choice);
         let repeat = service.retries.repeat(request.method(), request.headers());
-        let by_coin = choice.selected != Selected::Forced;
-        let shielded = by_coin && service.split.role(choice.version) == Some(Role::Canary);
+        let refuge = match (service.split.role(choice.version), choice.selected) {
+            (Some(Role::Stable), _) => Refuge::None,
+            (Some(Role::Canary), selected) if selected != Selected::Forced => Refuge::Shield,
+            _ => Refuge::Unsent,
+        };
         Run {
             call,
             version: &service.versions[choice.version],
-            course: Course::new(repeat, choice.version != service.split.stable, shielded),
+            course: Course::new(repeat, refuge),
             tried: Vec::new(),
             dial: Dial::Reuse,
             dues: Dues::of(call),
@@ -277,13 +280,11 @@ impl<'a> Run<'a> {
 
     /// Passes an answer on, unless it says that the chosen version lacks what the other one may have.
     async fn answer(mut self, answer: Answer) -> Response<Outgoing> {
-        match self.rescuer(&answer) {
-            Some((other, in_flight, spent)) => self.rescue(answer, other, in_flight, spent).await,
-            None => {
-                self.dues.head(answer.head_micros);
-                self.relay(answer, true).await
-            }
+        if let Some((other, in_flight, spent)) = self.rescuer(&answer) {
+            return self.rescue(answer, other, in_flight, spent).await;
         }
+        self.dues.head(answer.head_micros);
+        self.relay(answer, true).await
     }
 
     fn rescuer(&mut self, answer: &Answer) -> Option<(&'a Version, InFlight, Spent)> {
