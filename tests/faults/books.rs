@@ -26,6 +26,8 @@ pub struct Books {
     under_way: u64,
     pub shielded: u64,
     pub exposed: u64,
+    /// Attempts that were not followed by another because the budget had no room.
+    pub exhausted: u64,
 }
 
 impl Books {
@@ -41,6 +43,7 @@ impl Books {
             under_way: scrape.sum("penstock_endpoint_in_flight", &[]) + scrape.sum("http_server_active_requests", &[]),
             shielded: scrape.sum("penstock_shielded_requests_total", &[]),
             exposed: scrape.sum("penstock_exposed_failures_total", &[]),
+            exhausted: scrape.sum("penstock_retry_budget_exhausted_total", &[]),
         }
     }
 
@@ -105,6 +108,7 @@ impl fmt::Display for Line<'_> {
         write!(f, " of {injected}")?;
         write!(f, ", POSTs twice {}, others twice {}", ledger.duplicates().len(), ledger.repeated())?;
         write!(f, ", attempts recorded {} seen {} lost {}", books.recorded, ledger.total(), books.lost)?;
-        write!(f, " (failures {}, ours {}, shielded {})", books.failures, books.ours, books.shielded)
+        let Books { failures, ours, shielded, exhausted, .. } = books;
+        write!(f, " (failures {failures}, ours {ours}, shielded {shielded}, no room in the budget {exhausted})")
     }
 }

@@ -1,6 +1,5 @@
 //! Endpoints that are not there, for a while or for good.
 
-use crate::RETRIES;
 use crate::load::CONNECTIONS;
 use crate::support::{Process, Setup};
 use crate::world::{Plan, World, pause};
@@ -68,11 +67,9 @@ pub fn canary_gone(seed: u64) {
     assert!(books.shielded > report.total() / 5, "{books:?}");
 }
 
-/// An endpoint that goes takes with it at most what it was busy with.
+/// An endpoint that goes takes with it at most what it was busy with, and of that nothing that may be repeated.
 #[track_caller]
 fn costs_at_most_what_was_under_way(report: &crate::load::Report, falls: u64) {
     assert!(report.failed() <= falls * CONNECTIONS as u64, "{report:?}");
-    if RETRIES {
-        assert_eq!(report.safe(), 0, "{report:?}");
-    }
+    assert_eq!(report.safe(), 0, "{report:?}");
 }

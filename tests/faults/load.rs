@@ -88,8 +88,8 @@ impl Load {
 
     /// Does something again and again for the scenario's length, and ends the load then.
     pub fn during(mut self, mut disturb: impl FnMut()) -> Report {
-        let length = crate::length();
-        while self.begun.elapsed() < length {
+        let (begun, length) = (Instant::now(), crate::length());
+        while begun.elapsed() < length {
             disturb();
         }
         self.end()

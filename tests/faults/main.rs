@@ -39,8 +39,6 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// How long each scenario lasts in plain `cargo test`.
 const SECONDS: u64 = 2;
-/// Whether requests that may be repeated are, once they failed before an answer began. They are not yet.
-const RETRIES: bool = false;
 /// Set for the process that has all the file descriptors it may.
 const RAISED: &str = "PENSTOCK_FAULTS_RAISED";
 
@@ -73,6 +71,7 @@ fn main() {
         scenario("garbage", relays::garbage),
         scenario("answers_nobody_asked_for", relays::answers_nobody_asked_for),
         scenario("canary_gone", endpoints::canary_gone),
+        scenario("canary_resetting", relays::canary_resetting),
         scenario("everything_at_once", relays::everything_at_once),
         scenario("endpoints_and_weights_changing", changes::endpoints_and_weights_changing),
         scenario("rollback_in_full_flight", in_flight::rollback_in_full_flight),

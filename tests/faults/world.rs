@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use crate::books::{Books, Line};
@@ -10,7 +12,7 @@ use crate::ledger::{Ledger, NUMBER};
 use crate::load::{Load, Report};
 use crate::server::Server;
 use crate::support::relay::Passing;
-use crate::support::{Act, Origin, Process, Request, Setup};
+use crate::support::{Act, Origin, Process, Request, Setup, eventually};
 
 /// What a relay does to a request or its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +26,9 @@ pub enum Fault {
     /// Behind a good answer.
     Trailer,
 }
+
+/// Requests earn retries tick by tick: a process that has just started has only a few to begin with.
+const WARM: Duration = Duration::from_millis(300);
 
 const GARBAGE: [&str; 7] = [
     "garbage\r\n\r\n",
@@ -73,6 +78,8 @@ pub struct World {
     pub relays: Vec<Origin>,
     pub seed: u64,
     injected: Injected,
+    /// Whether relays break anything yet.
+    armed: Arc<AtomicBool>,
 }
 
 impl World {
@@ -80,22 +87,22 @@ impl World {
     pub fn bare(names: &[&str], seed: u64) -> World {
         let ledger = Arc::<Ledger>::default();
         let servers = names.iter().map(|name| Server::start(name, Some(&ledger))).collect();
-        World { ledger, servers, relays: Vec::new(), seed, injected: Arc::default() }
+        World { ledger, servers, relays: Vec::new(), seed, injected: Arc::default(), armed: Arc::default() }
     }
 
     /// Endpoints behind a relay each.
     pub fn relayed(plans: &[Plan], seed: u64) -> World {
-        let (ledger, injected) = (Arc::<Ledger>::default(), Injected::default());
+        let (ledger, injected, armed) = (Arc::<Ledger>::default(), Injected::default(), Arc::<AtomicBool>::default());
         let servers: Vec<Server> = (0..plans.len()).map(|n| Server::start(&format!("server-{n}"), None)).collect();
         let relay = |(plan, server): (&Plan, &Server)| {
             let relay = Origin::start(&server.name);
             let mut random = fastrand::Rng::with_seed(seed ^ u64::from(server.address.port()));
-            let (ledger, injected, salt) = (ledger.clone(), injected.clone(), random.u64(..));
+            let (ledger, injected, armed, salt) = (ledger.clone(), injected.clone(), armed.clone(), random.u64(..));
             let (plan, to, name) = (plan.clone(), server.address, server.name.clone());
             relay.script(move |request| {
                 let number = number(request);
                 ledger.note(&name, number, request.method());
-                let act = fault(&plan, salt ^ number, request);
+                let act = fault(&plan, salt ^ number, request).filter(|_| armed.load(Ordering::Relaxed));
                 if let Some((fault, _)) = &act {
                     let repeatable = if request.method() == "POST" || request.method() == "PUT" {
                         Repeatable::No
@@ -110,7 +117,7 @@ impl World {
             relay
         };
         let relays = plans.iter().zip(&servers).map(relay).collect();
-        World { ledger, servers, relays, seed, injected }
+        World { ledger, servers, relays, seed, injected, armed }
     }
 
     /// What the proxy takes for the endpoints.
@@ -136,8 +143,13 @@ impl World {
         injected.iter().filter(|((fault, repeatable), _)| wanted(*fault, *repeatable)).map(|(_, times)| times).sum()
     }
 
+    /// A load under way, and relays that begin to break what they are told.
     pub fn load(&self, process: &Process) -> Load {
-        Load::start(process.address, self.seed)
+        let load = Load::start(process.address, self.seed);
+        eventually("traffic", || load.report().total() > 100);
+        thread::sleep(WARM);
+        self.armed.store(true, Ordering::Relaxed);
+        load
     }
 
     /// Reads the books at rest, and prints the scenario's line.
@@ -186,5 +198,5 @@ impl Fault {
 
 /// A pause of the test's own, between two disturbances.
 pub fn pause(random: &mut fastrand::Rng, millis: std::ops::Range<u64>) {
-    std::thread::sleep(Duration::from_millis(random.u64(millis)));
+    thread::sleep(Duration::from_millis(random.u64(millis)));
 }
