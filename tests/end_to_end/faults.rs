@@ -1,6 +1,8 @@
 //! Endpoints that refuse, reset, hang, send garbage or stop halfway: what the client is told, and who is blamed.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock::domain::outcome::Classes;
@@ -223,4 +225,24 @@ fn a_length_that_is_none_is_malformed_in_an_answer_to_head_too() {
         assert_eq!((answer.status, answer.fault()), (502, "http_protocol_error"), "{lengths}: {}", answer.head);
     }
     assert_eq!(penstock.settled("v1", 2).failure, 2);
+}
+
+/// It had just been used: it did not die of idleness, but of the request.
+#[test]
+#[ignore = "whatever dies on a connection that was used before is taken for one that died while it was idle"]
+fn a_version_that_resets_now_and_then_is_blamed_for_every_reset() {
+    let (origin, resets) = (Origin::start("v1"), Arc::<AtomicU64>::default());
+    origin.script({
+        let (turn, resets) = (AtomicU64::new(1), resets.clone());
+        move |_| {
+            let reset = turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(4);
+            resets.fetch_add(u64::from(reset), Ordering::Relaxed);
+            if reset { Act::Reset } else { Act::Answer }
+        }
+    });
+    let penstock = Setup::of(&[&origin]).start();
+    let mut client = penstock.client();
+    (0..40).for_each(|_| drop(client.get("/")));
+    let classes = penstock.settled("v1", 40);
+    assert_eq!(classes.failure, resets.load(Ordering::Relaxed), "{classes:?}");
 }
