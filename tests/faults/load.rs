@@ -118,6 +118,12 @@ fn open(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
     report.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What did not come, and to which request if it was waited for in vain.
+fn said(what: &str, number: u64, error: &io::Error) -> io::Error {
+    let late = error.kind() == io::ErrorKind::WouldBlock;
+    io::Error::other(if late { format!("{what} of {number} in time") } else { format!("{what}: {error}") })
+}
+
 /// A request, and what its answer has to be like.
 #[derive(Debug)]
 struct Asked {
@@ -151,7 +157,12 @@ impl Asked {
         let head = format!("{method} /{wanted} HTTP/1.1\r\nHost: shop\r\n{NUMBER}: {number}\r\n{length}\r\n");
         // A server may answer before it has read everything, and close: the answer counts.
         let _said_enough = client.send([head.as_bytes(), &vec![b'y'; sent]].concat());
-        client.receive(method == "HEAD")
+        let mut answer = client.receive_head().map_err(|error| said("no head", number, &error))?;
+        if method != "HEAD" {
+            let whole = client.receive_body(&mut answer);
+            answer.whole = whole.map_err(|error| said("no end of the body", number, &error))?;
+        }
+        Ok(answer)
     }
 
     fn judge(&self, answer: io::Result<Response>, kept: &mut Option<Client>, report: &mut Report) {
