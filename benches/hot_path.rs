@@ -89,7 +89,7 @@ fn drawn(exposure: u32) -> Drawn {
 
 /// Times one request of a service, and its attempt.
 fn time(timings: &mut Timings, service: u32, authority: &Arc<str>, method: &Method, micros: u64) {
-    let (version, mut kind) = (VersionId(service * 2), Kind::asked(method, Version::HTTP_11));
+    let (version, mut kind) = (VersionId(service * 2), Kind::asked(method, Version::HTTP_11, "http"));
     kind.answer(StatusCode::OK);
     timings.attempt(version, EndpointId(service), authority, micros);
     timings.request(Some(version), kind, micros);

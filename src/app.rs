@@ -6,11 +6,12 @@
 //! ```
 
 mod access_log;
+mod listening;
 mod reload;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,10 +24,11 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use self::listening::{Expiry, ListenError, socket_help};
 use self::reload::Reloader;
 pub use self::reload::Source;
 use crate::admin::{self, Outside, Readiness};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::control::boot::{Beginning, BootError, boot, open};
 use crate::control::command::Control;
 pub use crate::control::command::Force;
@@ -37,7 +39,7 @@ use crate::control::store::{Insist, Keeper, OpenError};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::link::{self, Clock};
-use crate::proxy::{self, Limits, Proxy};
+use crate::proxy::{self, Limits, Listener, Proxy};
 
 /// How often a drain is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -78,8 +80,8 @@ pub struct Options {
 /// Why nothing was started. Nothing is bound or running any more.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot listen on `{0}`: {1}")]
-    Bind(SocketAddr, #[source] io::Error),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error(transparent)]
     Admin(#[from] admin::BindError),
     #[error(transparent)]
@@ -95,12 +97,8 @@ impl StartError {
     #[must_use]
     pub fn help(&self) -> &'static str {
         match self {
-            StartError::Bind(_, error) | StartError::Admin(admin::BindError::Bind(_, error)) => match error.kind() {
-                io::ErrorKind::AddrInUse => "end the program that listens there, or choose another address in the file",
-                io::ErrorKind::PermissionDenied => "choose a port above 1023, or grant CAP_NET_BIND_SERVICE",
-                io::ErrorKind::AddrNotAvailable => "choose an address that this machine has",
-                _ => "choose another address in the file",
-            },
+            StartError::Listen(error) => error.help(),
+            StartError::Admin(admin::BindError::Bind(_, error)) => socket_help(error),
             StartError::Admin(admin::BindError::NotLoopback(_)) => "use 127.0.0.1 or [::1]",
             StartError::Boot(BootError::Store(OpenError::Locked(_))) => {
                 "one store serves one proxy: end the other process, or name another `store.path`"
@@ -160,6 +158,8 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
 
     let data_plane =
         proxy::Settings { workers, limits: limits(&settings), access_log: access_log.as_ref().map(proxy::Log::sink) };
+    let expiry = Expiry::default();
+    expiry.note(listeners.iter().map(|listener| &listener.rules));
     let proxy = proxy::start(listeners, data_plane, clock, &subscriber, batch_sender)?;
     let readiness = Arc::new(Readiness::default());
     readiness.listening();
@@ -171,12 +171,19 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
     if let (Some(every), Some(source)) = (poll, &options.source) {
         runtime.spawn(reload::at_changes(control.clone(), source.file.clone(), every));
     }
-    let reloader =
-        Reloader { source: options.source, control: control.clone(), knobs: proxy.knobs(), names, in_force: settings };
+    let reloader = Reloader {
+        source: options.source,
+        control: control.clone(),
+        knobs: proxy.knobs(),
+        names,
+        in_force: settings,
+        expiry: expiry.clone(),
+    };
     runtime.spawn(reloader.run(reloads));
     let log = access_log.as_ref().map(proxy::Log::shared);
     let log_dropped = Box::new(move || log.as_ref().map_or(0, |log| log.dropped()));
-    let outside = Outside { active: Box::new(proxy.active()), log_dropped };
+    let certificates = Box::new(move || expiry.all());
+    let outside = Outside { active: Box::new(proxy.active()), log_dropped, certificates };
     let (stop_admin, stopped) = oneshot::channel();
     let stopped = async { drop(stopped.await) };
     let admin_task = runtime.spawn(admin::serve(admin, control.clone(), readiness.clone(), outside, stopped));
@@ -201,14 +208,14 @@ pub fn start_with(settings: Settings, options: Options) -> Result<App, StartErro
 }
 
 /// All or none.
-fn bind(runtime: &Runtime, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
+fn bind(runtime: &Runtime, listeners: &[config::Listener]) -> Result<Vec<Listener>, StartError> {
     let _inside = runtime.enter(); // where tokio's sockets are made
-    let bind = |address| proxy::bind(address).map_err(|error| StartError::Bind(address, error));
-    addresses.iter().copied().map(bind).collect()
+    Ok(listeners.iter().map(listening::bind).collect::<Result<_, _>>()?)
 }
 
 fn limits(settings: &Settings) -> Limits {
-    Limits { request_head: settings.request_head, client_idle: settings.client_idle }
+    let Settings { request_head, client_idle, client_write, tls_handshake, .. } = *settings;
+    Limits { request_head, client_idle, client_write, tls_handshake }
 }
 
 fn authorities(settings: &Settings) -> BTreeSet<Arc<str>> {

@@ -132,7 +132,7 @@ fn the_image_runs_as_a_number_asks_itself_how_it_is_and_stops_gracefully() {
 fn the_example_of_compose_fits_the_image_and_its_configuration() {
     let (compose, image) = (text("compose.yaml"), text("Dockerfile"));
     let settings = config::read(&root().join("config/compose.toml")).expect("a configuration without problems");
-    let port = settings.listeners[0].port();
+    let port = settings.listeners[0].address.port();
     assert!(instructions("EXPOSE").contains(&port.to_string()) && compose.contains(&format!(":8080:{port}\"")));
     for version in settings.services.iter().flat_map(|service| &service.versions) {
         for endpoint in &version.endpoints {

@@ -40,11 +40,13 @@ pub struct Outside {
     pub active: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Lines of the access log that were asked for and not written.
     pub log_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// When the certificates in use end: Unix seconds by file.
+    pub certificates: Box<dyn Fn() -> Vec<(String, i64)> + Send + Sync>,
 }
 
 impl Default for Outside {
     fn default() -> Outside {
-        Outside { active: Box::new(|| 0), log_dropped: Box::new(|| 0) }
+        Outside { active: Box::new(|| 0), log_dropped: Box::new(|| 0), certificates: Box::new(Vec::new) }
     }
 }
 
@@ -61,6 +63,7 @@ pub async fn scrape(State(api): State<Api>) -> Response {
         config: api.control.config(),
         active: (api.outside.active)(),
         log_dropped: (api.outside.log_dropped)(),
+        certificates: (api.outside.certificates)(),
     };
     ([(header::CONTENT_TYPE, OPEN_METRICS)], exposition(picture)).into_response()
 }
@@ -80,6 +83,7 @@ struct Picture {
     config: Arc<ConfigView>,
     active: u64,
     log_dropped: u64,
+    certificates: Vec<(String, i64)>,
 }
 
 impl Collector for Picture {
@@ -118,6 +122,7 @@ impl Picture {
         let mut revision = gauge(to, "penstock_state_revision", "Changes so far")?;
         revision.encode_gauge(&self.view.revision)?;
         self.config(to)?;
+        self.certificates(to)?;
         self.store(to)
     }
 
@@ -128,6 +133,18 @@ impl Picture {
         let help = "When a file came into force last, in seconds since 1970";
         let seconds = self.config.in_force_since.as_second();
         gauge(to, "penstock_config_last_reload_success_timestamp_seconds", help)?.encode_gauge(&seconds)
+    }
+
+    fn certificates(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if self.certificates.is_empty() {
+            return Ok(());
+        }
+        let help = "When the certificate expires, in seconds since 1970";
+        let mut expiry = gauge(to, "penstock_certificate_expiry_timestamp_seconds", help)?;
+        for (file, end) in &self.certificates {
+            expiry.encode_family(&[("file", file.as_str())])?.encode_gauge(end)?;
+        }
+        Ok(())
     }
 
     fn store(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -279,7 +296,7 @@ fn requests(family: &mut MetricEncoder<'_>, of: &[(&str, &str)], kinds: &Kinds) 
 /// As the conventions have it: what is not known is left out, and a failure without a name has its status for one.
 fn asked(kind: Kind, status: Option<&str>) -> Vec<(&'static str, &str)> {
     let failed = status.filter(|_| kind.status() >= Some(500));
-    let mut labels = vec![("http_request_method", kind.method()), ("url_scheme", "http")];
+    let mut labels = vec![("http_request_method", kind.method()), ("url_scheme", kind.scheme())];
     labels.extend(status.map(|status| ("http_response_status_code", status)));
     labels.extend(kind.protocol().map(|version| ("network_protocol_version", version)));
     labels.extend(kind.error().or(failed).map(|error| ("error_type", error)));

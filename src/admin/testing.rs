@@ -150,7 +150,7 @@ impl Engine {
         let mut seen = Tally { exposed: failures, ..Tally::default() };
         let mut requests = Kinds::default();
         for (class, status, times) in [(Class::Success, 200, successes), (Class::Failure, 500, failures)] {
-            let (mut durations, mut kind) = (Durations::default(), Kind::asked(&Method::GET, Version::HTTP_11));
+            let (mut durations, mut kind) = (Durations::default(), Kind::asked(&Method::GET, Version::HTTP_11, "http"));
             kind.answer(StatusCode::from_u16(status).unwrap());
             for _ in 0..times {
                 tally(&mut seen, class, Some(head_micros), head_micros + 500);

@@ -6,21 +6,23 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use super::listening::{self, Expiry, LOOK, ListenError};
 use super::{authorities, limits};
 use crate::config::{self, Overrides, Problems, Settings};
 use crate::control::command::{Control, Force, Reloads};
 use crate::control::journal::Actor;
 use crate::control::reload::{ConfigView, Extent, FileProblem, NotReloaded, Reload, Reloaded};
 use crate::control::resolver::resolve;
-use crate::proxy::{self, Knobs};
+use crate::proxy::{Knobs, Listener, Rules, Sockets};
 
 /// Where the settings come from.
 #[derive(Debug, Clone)]
@@ -43,19 +45,47 @@ pub(super) struct Reloader {
     pub knobs: Knobs,
     pub names: watch::Sender<BTreeSet<Arc<str>>>,
     pub in_force: Settings,
+    pub expiry: Expiry,
 }
 
 impl Reloader {
     /// One reload after the other, until nobody can ask any more.
     pub async fn run(mut self, mut reloads: Reloads) {
         self.control.note_config(ConfigView { in_force_since: Timestamp::now(), ..ConfigView::default() });
-        while let Some(Reload { extent, force, actor, reply }) = reloads.recv().await {
-            let who = actor.name.clone();
-            let result = self.reload(extent, force, actor).await;
-            if extent == Extent::Reload {
-                self.note(&result, &who);
+        let mut known = listening::contents(&self.in_force.listeners).await;
+        loop {
+            match timeout(LOOK, reloads.recv()).await {
+                Ok(None) => return,
+                Ok(Some(Reload { extent, force, actor, reply })) => {
+                    let who = actor.name.clone();
+                    let result = self.reload(extent, force, actor).await;
+                    if extent == Extent::Reload {
+                        self.note(&result, &who);
+                    }
+                    let _nobody_waiting = reply.send(result);
+                    known = listening::contents(&self.in_force.listeners).await;
+                }
+                Err(_nobody_asked) => self.look_at_certificates(&mut known).await,
             }
-            let _nobody_waiting = reply.send(result);
+        }
+    }
+
+    /// Renewed certificates come into force by themselves; a damaged one does not, and is said aloud.
+    async fn look_at_certificates(&mut self, known: &mut listening::Contents) {
+        let found = listening::contents(&self.in_force.listeners).await;
+        if *known == found {
+            return;
+        }
+        *known = found;
+        match all_rules(&self.in_force.listeners) {
+            Ok(change) => {
+                self.expiry.note(change.iter().map(|(_, rules)| rules));
+                self.knobs.listen(Sockets { change, ..Sockets::default() });
+                tracing::info!("the certificates were read again and are in force");
+            }
+            Err(error) => {
+                tracing::error!(%error, help = error.help(), "certificates have changed; the last ones stay in force");
+            }
         }
     }
 
@@ -69,10 +99,12 @@ impl Reloader {
         }
         let names = authorities(&settings);
         let resolved = resolve(&names).await.into_iter().filter_map(Result::ok).collect();
+        let change = all_rules(&settings.listeners).map_err(|error| not_listening(&error))?;
         let added = self.bind(&settings)?;
         let done = self.control.declare(settings.services.clone(), resolved, force, actor).await?;
-        let removed = self.in_force.listeners.iter().filter(|address| !settings.listeners.contains(address));
-        self.knobs.listen(added, removed.copied().collect());
+        self.expiry.note(change.iter().map(|(_, rules)| rules));
+        let remove = addresses(&self.in_force).filter(|address| !addresses(&settings).any(|kept| kept == *address));
+        self.knobs.listen(Sockets { add: added, change, remove: remove.collect() });
         self.knobs.limit(limits(&settings));
         self.names.send_replace(names);
         self.in_force = Settings { admin: self.in_force.admin, store: self.in_force.store.clone(), ..settings };
@@ -80,15 +112,10 @@ impl Reloader {
     }
 
     /// New listeners come before old ones go.
-    fn bind(&self, settings: &Settings) -> Result<Vec<std::net::TcpListener>, NotReloaded> {
-        let new = settings.listeners.iter().filter(|address| !self.in_force.listeners.contains(address));
-        new.map(|address| {
-            proxy::bind(*address).map_err(|error: io::Error| NotReloaded::Listener {
-                message: format!("cannot listen on `{address}`: {error}"),
-                help: "choose another address in the file; the last file stays in force".to_owned(),
-            })
-        })
-        .collect()
+    fn bind(&self, settings: &Settings) -> Result<Vec<Listener>, NotReloaded> {
+        let known = |listener: &&config::Listener| addresses(&self.in_force).any(|known| known == listener.address);
+        let new = settings.listeners.iter().filter(|listener| !known(listener));
+        new.map(|listener| listening::bind(listener).map_err(|error| not_listening(&error))).collect()
     }
 
     fn note(&self, result: &Result<Reloaded, NotReloaded>, actor: &str) {
@@ -112,6 +139,21 @@ impl Reloader {
                 ConfigView { successful: false, trouble: Some(error.to_string()), ..ConfigView::clone(&last) }
             }
         });
+    }
+}
+
+fn addresses(settings: &Settings) -> impl Iterator<Item = SocketAddr> {
+    settings.listeners.iter().map(|listener| listener.address)
+}
+
+fn all_rules(listeners: &[config::Listener]) -> Result<Vec<(SocketAddr, Rules)>, ListenError> {
+    listeners.iter().map(|listener| Ok((listener.address, listening::rules(listener)?))).collect()
+}
+
+fn not_listening(error: &ListenError) -> NotReloaded {
+    NotReloaded::Listener {
+        message: error.to_string(),
+        help: format!("{}; the last file stays in force", error.help()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::file::{At, Field, Place, Table};
+use super::listener::{self, Listener};
 use super::problem::{Problems, clipped};
 use super::service::{Draft, role};
 use super::value::{self, Bounds, Endpoint, first_twin};
@@ -19,7 +20,7 @@ pub(super) fn settings(mut root: Table<'_>) -> Option<Settings> {
     let workers = root.get("workers").and_then(|field| workers(&field));
     let listeners = root.get("listeners").map(|field| listeners(&field));
     let admin = root.get("admin").map_or(Some(None), |field| admin(field).map(Some));
-    let (request_head, client_idle) = client_timeouts(root.get("timeouts"));
+    let clients = client_timeouts(root.get("timeouts"));
     let (linger, drain) = shutdown(root.get("shutdown"));
     let log = root.get("log").map(log).unwrap_or_default();
     let store = root.get("store").and_then(store);
@@ -43,8 +44,10 @@ pub(super) fn settings(mut root: Table<'_>) -> Option<Settings> {
         workers,
         listeners: listeners.into_iter().map(|listener| listener.value).collect(),
         admin: admin?.value,
-        request_head,
-        client_idle,
+        request_head: clients.request_head,
+        client_idle: clients.client_idle,
+        client_write: clients.client_write,
+        tls_handshake: clients.tls_handshake,
         linger,
         drain,
         log: log.settings,
@@ -55,7 +58,7 @@ pub(super) fn settings(mut root: Table<'_>) -> Option<Settings> {
     })
 }
 
-fn require(file: &Place<'_>, listeners: Option<&Vec<At<'_, SocketAddr>>>, services: Option<&Vec<Draft<'_>>>) {
+fn require(file: &Place<'_>, listeners: Option<&Vec<At<'_, Listener>>>, services: Option<&Vec<Draft<'_>>>) {
     if listeners.is_none() {
         file.missing(
             "no listeners",
@@ -77,21 +80,13 @@ fn workers(field: &Field<'_>) -> Option<usize> {
     workers
 }
 
-fn listeners<'a>(field: &Field<'a>) -> Vec<At<'a, SocketAddr>> {
+fn listeners<'a>(field: &Field<'a>) -> Vec<At<'a, Listener>> {
     let form = "[[listeners]]";
     let Some(items) = field.items(form) else { return Vec::new() };
     if items.is_empty() {
         field.place.error("no listeners", format!("write `{form}`, and below it `address = \"127.0.0.1:8080\"`"));
     }
-    items.into_iter().filter_map(|item| address(item, form)).collect()
-}
-
-fn address<'a>(field: Field<'a>, form: &str) -> Option<At<'a, SocketAddr>> {
-    let mut table = field.table(form)?;
-    let address = table.required("address", "address = \"127.0.0.1:8080\"");
-    let address = address.and_then(|field| value::socket_address(&field));
-    table.finish();
-    address
+    items.into_iter().filter_map(listener::read).collect()
 }
 
 fn admin(field: Field<'_>) -> Option<At<'_, SocketAddr>> {
@@ -115,12 +110,22 @@ fn admin(field: Field<'_>) -> Option<At<'_, SocketAddr>> {
     None
 }
 
-fn client_timeouts(field: Option<Field<'_>>) -> (Duration, Duration) {
+/// What clients may take their time with.
+struct ClientTimeouts {
+    request_head: Duration,
+    client_idle: Duration,
+    client_write: Duration,
+    tls_handshake: Duration,
+}
+
+fn client_timeouts(field: Option<Field<'_>>) -> ClientTimeouts {
     let mut table = field.and_then(Field::section);
     let request_head = duration_in(table.as_mut(), "request_head", &REQUEST_HEAD, DEFAULT_REQUEST_HEAD);
     let client_idle = duration_in(table.as_mut(), "client_idle", &CLIENT_IDLE, DEFAULT_CLIENT_IDLE);
+    let client_write = duration_in(table.as_mut(), "client_write", &CLIENT_WRITE, DEFAULT_CLIENT_WRITE);
+    let tls_handshake = duration_in(table.as_mut(), "tls_handshake", &TLS_HANDSHAKE, DEFAULT_TLS_HANDSHAKE);
     table.into_iter().for_each(Table::finish);
-    (request_head, client_idle)
+    ClientTimeouts { request_head, client_idle, client_write, tls_handshake }
 }
 
 fn shutdown(field: Option<Field<'_>>) -> (Duration, Duration) {
@@ -212,14 +217,16 @@ fn check_paths(store: Option<&At<'_, PathBuf>>, access: Option<&At<'_, PathBuf>>
 }
 
 /// No two sockets of ours may want the same connections.
-fn check_sockets(listeners: &[At<'_, SocketAddr>], admin: Option<&At<'_, SocketAddr>>) {
+fn check_sockets(listeners: &[At<'_, Listener>], admin: Option<&At<'_, SocketAddr>>) {
     for (index, listener) in listeners.iter().enumerate() {
-        if let Some(first) = listeners[..index].iter().find(|first| value::collide(first.value, listener.value)) {
-            let message = format!("`{}` collides with another listener", listener.value);
+        if let Some(first) =
+            listeners[..index].iter().find(|first| value::collide(first.value.address, listener.value.address))
+        {
+            let message = format!("`{}` collides with another listener", listener.value.address);
             listener.place.error_beside(&first.place, "the other one", message, "remove one, or change its port");
         }
-        if let Some(admin) = admin.filter(|admin| value::collide(admin.value, listener.value)) {
-            let message = format!("`{}` collides with the admin address `{}`", listener.value, admin.value);
+        if let Some(admin) = admin.filter(|admin| value::collide(admin.value, listener.value.address)) {
+            let message = format!("`{}` collides with the admin address `{}`", listener.value.address, admin.value);
             let help = "give one of them another port: clients must never reach the API";
             listener.place.error_beside(&admin.place, "the admin address", message, help);
         }
@@ -227,17 +234,17 @@ fn check_sockets(listeners: &[At<'_, SocketAddr>], admin: Option<&At<'_, SocketA
 }
 
 /// No endpoint may be ourselves: requests would go in circles, or reach the API from outside.
-fn check_loops(listeners: &[At<'_, SocketAddr>], admin: Option<&At<'_, SocketAddr>>, services: &[Draft<'_>]) {
+fn check_loops(listeners: &[At<'_, Listener>], admin: Option<&At<'_, SocketAddr>>, services: &[Draft<'_>]) {
     let endpoints = services.iter().flat_map(Draft::versions).flat_map(|version| &version.endpoints);
     for endpoint in endpoints {
         check_loop(endpoint, listeners, admin);
     }
 }
 
-fn check_loop(endpoint: &At<'_, Endpoint>, listeners: &[At<'_, SocketAddr>], admin: Option<&At<'_, SocketAddr>>) {
+fn check_loop(endpoint: &At<'_, Endpoint>, listeners: &[At<'_, Listener>], admin: Option<&At<'_, SocketAddr>>) {
     let At { value, place } = endpoint;
     let text = clipped(&value.text);
-    if let Some(listener) = listeners.iter().find(|listener| value.reaches(listener.value)) {
+    if let Some(listener) = listeners.iter().find(|listener| value.reaches(listener.value.address)) {
         let help = "name the address of the version itself: requests would go in circles";
         let message = format!("the endpoint `{text}` is Penstock's own listener");
         place.error_beside(&listener.place, "the listener", message, help);
@@ -365,6 +372,8 @@ const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net:
 
 const DEFAULT_REQUEST_HEAD: Duration = Duration::from_secs(10);
 const DEFAULT_CLIENT_IDLE: Duration = Duration::from_mins(1);
+const DEFAULT_CLIENT_WRITE: Duration = Duration::from_secs(30);
+const DEFAULT_TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Together below the 30 s that Kubernetes waits before it kills.
 const DEFAULT_LINGER: Duration = Duration::from_secs(5);
@@ -377,6 +386,18 @@ const REQUEST_HEAD: Bounds = Bounds {
     least: Duration::from_millis(100),
     most: Duration::from_mins(5),
     why: "a shorter one cuts honest clients off, a longer one invites clients that never finish",
+};
+
+const CLIENT_WRITE: Bounds = Bounds {
+    least: Duration::from_millis(100),
+    most: Duration::from_hours(1),
+    why: "a shorter one cuts clients on poor lines off, a longer one lets clients that never read hold memory",
+};
+
+const TLS_HANDSHAKE: Bounds = Bounds {
+    least: Duration::from_millis(100),
+    most: Duration::from_mins(1),
+    why: "a shorter one cuts distant clients off, a longer one invites clients that never finish",
 };
 
 const CLIENT_IDLE: Bounds = Bounds {

@@ -420,6 +420,8 @@ const HOMES: &[(&str, &str)] = &[
     ("services", "at the top: `[services.NAME]`"),
     ("request_head", "in `[timeouts]`"),
     ("client_idle", "in `[timeouts]`"),
+    ("client_write", "in `[timeouts]`"),
+    ("tls_handshake", "in `[timeouts]`"),
     ("linger", "in `[shutdown]`"),
     ("drain", "in `[shutdown]`"),
     ("level", "in `[log]`"),

@@ -18,6 +18,7 @@
 
 mod check;
 mod file;
+mod listener;
 mod overrides;
 mod problem;
 mod retries;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use self::file::{Place, Sink, Table};
+pub use self::listener::{Certificate, ClientCertificates, Listener, Tls, TlsVersion};
 pub use self::overrides::Overrides;
 pub use self::problem::{Colour, Position, Problem, Problems, Severity, Span};
 pub use self::show::{Effective, Origins};
@@ -50,13 +52,17 @@ pub struct Settings {
     /// `None`: one per core.
     pub workers: Option<usize>,
     /// At least one, no two of which collide.
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<Listener>,
     /// A loopback address.
     pub admin: SocketAddr,
     /// To receive the whole head of a request.
     pub request_head: Duration,
     /// For which a client's connection may wait for its next request.
     pub client_idle: Duration,
+    /// For which a client may leave an answer unread.
+    pub client_write: Duration,
+    /// To agree on TLS with a client.
+    pub tls_handshake: Duration,
     /// For which connections are still accepted after SIGTERM, while `/ready` already fails.
     pub linger: Duration,
     /// To let requests in flight come to their end, after that.

@@ -94,14 +94,31 @@ const PART: Shape = Shape::One(Kind::Part);
 /// Every value there is; a test holds it against the tour.
 const FILE: Shape = Shape::Table(&[
     ("workers", Shape::One(Kind::Integer)),
-    ("listeners", Shape::Items(&Shape::Table(&[("address", TEXT)]))),
+    ("listeners", Shape::Items(&LISTENER)),
     ("admin", Shape::Table(&[("address", TEXT)])),
-    ("timeouts", Shape::Table(&[("request_head", TEXT), ("client_idle", TEXT)])),
+    ("timeouts", Shape::Table(&CLIENT_TIMEOUTS)),
     ("shutdown", Shape::Table(&[("linger", TEXT), ("drain", TEXT)])),
     ("log", Shape::Table(&[("level", TEXT), ("format", TEXT), ("access", Shape::One(Kind::BooleanOrText))])),
     ("store", Shape::Table(&[("path", TEXT)])),
     ("reload", Shape::Table(&[("poll", TEXT)])),
     ("services", Shape::Named(&SERVICE)),
+]);
+
+const LISTENER: Shape = Shape::Table(&[
+    ("address", TEXT),
+    ("h2c", Shape::One(Kind::Boolean)),
+    ("redirect_to_https", Shape::One(Kind::Boolean)),
+    ("tls", TLS),
+]);
+const CLIENT_TIMEOUTS: [(&str, Shape); 4] =
+    [("request_head", TEXT), ("client_idle", TEXT), ("client_write", TEXT), ("tls_handshake", TEXT)];
+const TLS: Shape = Shape::Table(&[
+    ("certificates", Shape::Items(&Shape::Table(&[("certificate", TEXT), ("key", TEXT)]))),
+    ("minimum_version", TEXT),
+    ("client_certificates", TEXT),
+    ("client_ca", TEXT),
+    ("hsts", TEXT),
+    ("h2", Shape::One(Kind::Boolean)),
 ]);
 
 const SERVICE: Shape = Shape::Table(&[

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::file::path_below;
+use super::listener::{self, Certificate, Listener};
 use super::problem::Span;
 use super::retries::size;
 use super::source::{Origin, Sources};
@@ -105,13 +106,16 @@ impl Page<'_> {
         }
         for (index, listener) in settings.listeners.iter().enumerate() {
             self.header(&format!("listeners[{index}]"), "[[listeners]]".to_owned());
-            self.text("address", listener);
+            self.text("address", listener.address);
+            self.listener(listener, index);
         }
         self.table("admin");
         self.text("address", settings.admin);
         self.table("timeouts");
         self.duration("request_head", settings.request_head);
         self.duration("client_idle", settings.client_idle);
+        self.duration("client_write", settings.client_write);
+        self.duration("tls_handshake", settings.tls_handshake);
         self.table("shutdown");
         self.duration("linger", settings.linger);
         self.duration("drain", settings.drain);
@@ -136,6 +140,34 @@ impl Page<'_> {
             Some(poll) => self.duration("poll", poll),
             None => self.text("poll", "off"),
         }
+    }
+
+    fn listener(&mut self, listener: &Listener, index: usize) {
+        let Some(tls) = &listener.tls else {
+            self.value("h2c", listener.h2c);
+            match listener.redirect_to {
+                Some(port) => self.value("redirect_to_https", port),
+                None => self.value("redirect_to_https", false),
+            }
+            return self.absent("tls", "none");
+        };
+        self.header(&format!("listeners[{index}].tls"), "[listeners.tls]".to_owned());
+        let pair = |pair: &Certificate| {
+            let (certificate, key) = (quoted(pair.certificate.display()), quoted(pair.key.display()));
+            format!("{{ certificate = {certificate}, key = {key} }}")
+        };
+        self.items("certificates", tls.certificates.iter().map(pair).collect());
+        self.text("minimum_version", word(&listener::VERSIONS, tls.minimum_version));
+        self.text("client_certificates", word(&listener::CLIENTS, tls.client_certificates));
+        match &tls.client_ca {
+            Some(path) => self.text("client_ca", path.display()),
+            None => self.absent("client_ca", "none"),
+        }
+        match tls.hsts {
+            Some(hsts) => self.duration("hsts", hsts),
+            None => self.text("hsts", "off"),
+        }
+        self.value("h2", tls.h2);
     }
 
     fn service(&mut self, service: &Definition) {
@@ -299,6 +331,11 @@ fn tame(text: &str) -> String {
 
 fn quoted(text: impl Display) -> String {
     toml::Value::String(text.to_string()).to_string()
+}
+
+/// What the file calls a value.
+fn word<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> &'static str {
+    words.iter().find(|(_, meaning)| *meaning == value).map_or("", |(word, _)| word)
 }
 
 /// Read with two decimals, so it has no more.

@@ -59,7 +59,8 @@ fn every_file_we_ship_is_without_problems() {
 #[test]
 fn the_minimal_file_says_what_it_says() {
     let settings = minimal();
-    assert_eq!(settings.listeners, ["127.0.0.1:8080".parse().unwrap()]);
+    assert_eq!(settings.listeners[0].address, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(settings.listeners.len(), 1);
     assert_eq!(settings.admin, "127.0.0.1:9900".parse().unwrap());
     let [shop] = &settings.services[..] else { panic!("{:?}", settings.services) };
     assert_eq!((shop.name.as_str(), shop.stable.as_str()), ("shop", "v1"));
@@ -414,13 +415,17 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 /// Each with a value other than the default.
-const VARIABLES: [(&str, &str); 41] = [
+const VARIABLES: [(&str, &str); 45] = [
     ("PENSTOCK_WORKERS", "7"),
     ("PENSTOCK_LISTENERS_0_ADDRESS", "127.0.0.1:7001"),
     ("PENSTOCK_LISTENERS_1_ADDRESS", "127.0.0.1:7002"),
     ("PENSTOCK_ADMIN_ADDRESS", "127.0.0.1:7003"),
     ("PENSTOCK_TIMEOUTS_REQUEST_HEAD", "7s"),
     ("PENSTOCK_TIMEOUTS_CLIENT_IDLE", "8s"),
+    ("PENSTOCK_TIMEOUTS_CLIENT_WRITE", "5s"),
+    ("PENSTOCK_TIMEOUTS_TLS_HANDSHAKE", "6s"),
+    ("PENSTOCK_LISTENERS_0_H2C", "true"),
+    ("PENSTOCK_LISTENERS_1_REDIRECT_TO_HTTPS", "true"),
     ("PENSTOCK_SHUTDOWN_LINGER", "9s"),
     ("PENSTOCK_SHUTDOWN_DRAIN", "11s"),
     ("PENSTOCK_LOG_LEVEL", "debug"),
@@ -498,6 +503,49 @@ fn a_variable_exists_for_every_key_and_no_other() {
     }
 }
 
+const TLS: &str = r#"
+[listeners.tls]
+certificates = [{ certificate = "a.crt", key = "a.key" }, { certificate = "b.crt", key = "b.key" }]
+minimum_version = "1.3"
+client_certificates = "optional"
+client_ca = "clients.crt"
+hsts = "8760h"
+h2 = false
+"#;
+
+fn with_tls(tls: &str) -> String {
+    with("", "", "").replacen("8080\"", &format!("8080\"\n{tls}"), 1)
+}
+
+#[test]
+fn a_listener_may_speak_tls() {
+    let effective = parse_with("x", &with_tls(TLS), &Overrides::none()).unwrap();
+    let tls = effective.settings.listeners[0].tls.clone().unwrap();
+    assert_eq!((tls.certificates.len(), tls.minimum_version, tls.h2), (2, TlsVersion::Tls13, false));
+    assert_eq!(tls.client_certificates, ClientCertificates::Optional);
+    assert_eq!(tls.hsts, Some(Duration::from_hours(8_760)));
+    round_trips(&effective);
+}
+
+#[test]
+fn what_tls_lacks_or_does_not_need_is_said() {
+    for (written, instead, said) in [
+        ("client_ca = \"clients.crt\"", "", "nobody is said to sign them"),
+        ("client_certificates = \"optional\"", "", "not asked for certificates"),
+        ("minimum_version = \"1.3\"", "minimum_version = \"1.1\"", "`1.1` is not a known minimum_version"),
+        (", key = \"b.key\"", "", "has no `key`"),
+        ("[listeners.tls]", "h2c = true\n[listeners.tls]", "`h2c` is for listeners without TLS"),
+        ("[listeners.tls]", "redirect_to_https = 443\n[listeners.tls]", "`redirect_to_https` is for listeners without"),
+        ("hsts = \"8760h\"", "hst = \"8760h\"", "did you mean `hsts`?"),
+    ] {
+        let text = with_tls(&TLS.replacen(written, instead, 1));
+        let problems = parse("x", &text).unwrap_err().to_string();
+        assert!(problems.contains(said), "{written}: {problems}");
+    }
+    let port = with("", "", "").replacen("8080\"", "8080\"\nredirect_to_https = 70000", 1);
+    assert!(parse("x", &port).unwrap_err().to_string().contains("`70000` is not a port"));
+}
+
 fn leaves(path: String, value: &toml::Value, into: &mut Vec<String>) {
     match value {
         toml::Value::Table(table) => table.iter().for_each(|(key, value)| leaves(format!("{path}_{key}"), value, into)),
@@ -535,10 +583,9 @@ fn a_limit_is_switched_off_and_on_by_environment() {
 #[test]
 fn listeners_are_added_and_changed_by_environment() {
     let variables = [("PENSTOCK_LISTENERS_1_ADDRESS", "0.0.0.0:82"), ("PENSTOCK_LISTENERS_0_ADDRESS", "0.0.0.0:81")];
-    assert_eq!(
-        environment(&variables).unwrap().settings.listeners,
-        ["0.0.0.0:81", "0.0.0.0:82"].map(|a| a.parse().unwrap())
-    );
+    let listeners = environment(&variables).unwrap().settings.listeners;
+    let addresses: Vec<String> = listeners.iter().map(|listener| listener.address.to_string()).collect();
+    assert_eq!(addresses, ["0.0.0.0:81", "0.0.0.0:82"]);
 }
 
 #[test]

@@ -59,15 +59,17 @@ pub struct Kind {
     method: u8,
     /// Into [`PROTOCOLS`].
     protocol: u8,
+    /// By TLS.
+    secure: bool,
     error: Option<&'static str>,
 }
 
 impl Kind {
     /// What is counted together once too many kinds are told apart.
-    pub const OTHER: Kind = Kind { status: 0, method: u8::MAX, protocol: u8::MAX, error: None };
+    pub const OTHER: Kind = Kind { status: 0, method: u8::MAX, protocol: u8::MAX, secure: false, error: None };
 
     #[must_use]
-    pub fn asked(method: &Method, version: Version) -> Kind {
+    pub fn asked(method: &Method, version: Version, scheme: &str) -> Kind {
         let method = match *method {
             Method::GET => 0,
             Method::HEAD => 1,
@@ -86,7 +88,7 @@ impl Kind {
             Version::HTTP_3 => 3,
             _ => 0,
         };
-        Kind { status: 0, method, protocol, error: None }
+        Kind { status: 0, method, protocol, secure: scheme == "https", error: None }
     }
 
     pub fn answer(&mut self, status: StatusCode) {
@@ -101,6 +103,11 @@ impl Kind {
     #[must_use]
     pub fn method(self) -> &'static str {
         METHODS.get(usize::from(self.method)).copied().unwrap_or("_OTHER")
+    }
+
+    #[must_use]
+    pub fn scheme(self) -> &'static str {
+        if self.secure { "https" } else { "http" }
     }
 
     /// `None`: not told apart.
@@ -197,12 +204,12 @@ mod tests {
     #[test]
     fn every_method_and_protocol_has_its_name() {
         for name in METHODS {
-            let kind = Kind::asked(&name.parse().unwrap(), Version::HTTP_11);
+            let kind = Kind::asked(&name.parse().unwrap(), Version::HTTP_11, "http");
             assert_eq!((kind.method(), kind.protocol(), kind.status()), (name, Some("1.1"), None));
         }
-        assert_eq!(Kind::asked(&"BREW".parse().unwrap(), Version::HTTP_10).method(), "_OTHER");
-        assert_eq!(Kind::asked(&Method::GET, Version::HTTP_10).protocol(), Some("1.0"));
-        assert_eq!(Kind::asked(&Method::GET, Version::HTTP_2).protocol(), Some("2"));
+        assert_eq!(Kind::asked(&"BREW".parse().unwrap(), Version::HTTP_10, "http").method(), "_OTHER");
+        assert_eq!(Kind::asked(&Method::GET, Version::HTTP_10, "http").protocol(), Some("1.0"));
+        assert_eq!(Kind::asked(&Method::GET, Version::HTTP_2, "http").protocol(), Some("2"));
     }
 
     #[test]
@@ -210,7 +217,7 @@ mod tests {
         let (mut kinds, mut one) = (Kinds::default(), Durations::default());
         one.add(1);
         for status in 100..=999 {
-            let mut kind = Kind::asked(&Method::GET, Version::HTTP_11);
+            let mut kind = Kind::asked(&Method::GET, Version::HTTP_11, "http");
             kind.answer(StatusCode::from_u16(status).unwrap());
             kinds.merge(kind, &one);
         }
@@ -222,7 +229,7 @@ mod tests {
     #[test]
     fn timings_that_had_to_wait_lose_nothing() {
         let timed = || {
-            let (mut timings, kind) = (Timings::default(), Kind::asked(&Method::GET, Version::HTTP_11));
+            let (mut timings, kind) = (Timings::default(), Kind::asked(&Method::GET, Version::HTTP_11, "http"));
             timings.request(None, kind, 7);
             timings.attempt(VersionId(1), EndpointId(2), &"a:1".into(), 5);
             timings

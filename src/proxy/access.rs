@@ -39,6 +39,7 @@ pub struct Access {
     arrived: Moment,
     client: HeaderValue,
     client_port: u16,
+    scheme: &'static str,
     request_id: HeaderValue,
     method: Method,
     uri: Uri,
@@ -91,6 +92,7 @@ impl Access {
             arrived,
             client: client.address().clone(),
             client_port: client.peer_port(),
+            scheme: client.scheme(),
             request_id: request_id.clone(),
             method: parts.method.clone(),
             uri: parts.uri.clone(),
@@ -171,7 +173,7 @@ impl Access {
         text("client_ip", Some(&self.client));
         field("client_port", Value::Count(self.client_port.into()));
         field("method", Value::text(self.method.as_str()));
-        field("scheme", Value::text("http"));
+        field("scheme", Value::text(self.scheme));
         if let Some(authority) = &noted.authority {
             field("host", Value::text(authority.as_str())); // one with a user name is refused
         }

@@ -10,9 +10,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::access::Access;
-use super::connection::Busy;
+use super::activity::Busy;
 use super::deadline::Deadline;
 use super::dues::Dues;
+use super::stall::Stall;
 use super::timed::Timed;
 use super::upstream::Channel;
 use super::worker::Worker;
@@ -38,6 +39,8 @@ pub struct Outgoing {
     timed: Option<Timed>,
     /// The client's connection is busy until the response is out of our hands.
     _busy: Option<Busy>,
+    /// Of an HTTP/2 stream.
+    stall: Option<Rc<Stall>>,
 }
 
 #[derive(Debug)]
@@ -49,12 +52,12 @@ enum Source {
 impl Outgoing {
     #[must_use]
     pub fn own(body: Full<Bytes>) -> Outgoing {
-        Outgoing { source: Source::Own(body), access: None, timed: None, _busy: None }
+        Outgoing { source: Source::Own(body), access: None, timed: None, _busy: None, stall: None }
     }
 
     #[must_use]
     pub fn relayed(body: Observed) -> Outgoing {
-        Outgoing { source: Source::Relayed(body), access: None, timed: None, _busy: None }
+        Outgoing { source: Source::Relayed(body), access: None, timed: None, _busy: None, stall: None }
     }
 
     /// Has a log line written about it.
@@ -73,8 +76,11 @@ impl Outgoing {
     }
 
     #[must_use]
-    pub fn holding(self, busy: Busy) -> Outgoing {
-        Outgoing { _busy: Some(busy), ..self }
+    pub fn holding(self, busy: Busy, stall: Option<Rc<Stall>>) -> Outgoing {
+        if let Some(stall) = &stall {
+            stall.begin();
+        }
+        Outgoing { _busy: Some(busy), stall, ..self }
     }
 }
 
@@ -117,6 +123,9 @@ impl Body for Outgoing {
             Source::Relayed(body) => Pin::new(body).poll_frame(cx),
         };
         self.note(&frame);
+        if let Some(stall) = &self.stall {
+            if frame.is_ready() { stall.begin() } else { stall.end() }
+        }
         frame
     }
 

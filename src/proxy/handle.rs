@@ -3,17 +3,19 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Response, Uri};
 use http_body::Body;
+use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::access::Access;
 use super::body::Outgoing;
 use super::forward::{Call, forward};
-use super::headers::{self, Client};
+use super::headers::{self, Client, Unfit};
 use super::reply::{self, Fault, Form};
 use super::timed::Timed;
 use super::upstream::Upload;
@@ -27,8 +29,15 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     let (arrived, request_id) = (worker.now(), worker.request_id());
     let (parts, body) = request.into_parts();
     let access = Access::begin(worker, client, &parts, arrived, &request_id);
-    let mut timed = Timed::begin(worker, &parts, arrived);
+    let mut timed = Timed::begin(worker, client, &parts, arrived);
     let form = Form::of(&parts.headers);
+    if let Some(port) = client.redirect_to() {
+        let response = to_https(port, &parts, form, &request_id).map(Outgoing::own);
+        if let Some(access) = &access {
+            access.answered(response.status(), response.body().is_end_stream());
+        }
+        return response.map(|body| body.logged(access));
+    }
     let response = match route(worker, client, &request_id, parts, access.as_deref()) {
         Ok((parts, service, choice)) => {
             timed.chosen(service.versions[choice.version].id);
@@ -54,6 +63,21 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     response.map(|body| body.logged(access).timed(timed))
 }
 
+/// The same place, over TLS.
+fn to_https(port: u16, parts: &Parts, form: Form, request_id: &HeaderValue) -> Response<Full<Bytes>> {
+    let place = headers::check(parts).map(|authority| {
+        let host = authority.as_ref().map(Authority::host)?;
+        let port = if port == 443 { String::new() } else { format!(":{port}") };
+        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        Some(format!("https://{host}{port}{}", if path.starts_with('/') { path } else { "/" }))
+    });
+    match place {
+        Ok(Some(place)) => reply::redirect(&place, request_id),
+        Ok(None) => reply::fault(Fault::Unfit(Unfit::Host), form, request_id),
+        Err(unfit) => reply::fault(Fault::Unfit(unfit), form, request_id),
+    }
+}
+
 /// Finds a request's service and version, and makes it fit for an endpoint.
 fn route(
     worker: &Worker,
@@ -63,11 +87,16 @@ fn route(
     access: Option<&Access>,
 ) -> Result<(Parts, Arc<Service>, Choice), Fault> {
     let authority = headers::check(&parts).map_err(Fault::Unfit)?;
+    if let Some(authority) = &authority
+        && client.is_misdirected(authority.host())
+    {
+        return Err(Fault::Misdirected);
+    }
     let (service, choice) = choose(worker, &parts, authority.as_ref()).ok_or(Fault::NoRoute)?;
     if let Some(access) = access {
         access.chosen(authority.as_ref(), &service, choice);
     }
-    headers::forward(&mut parts.headers, client, authority.as_ref(), request_id.clone());
+    headers::forward(&mut parts.headers, client, parts.version, authority.as_ref(), request_id.clone());
     parts.uri = origin_form(parts.uri);
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();

@@ -2,11 +2,17 @@
 //! and says who asked (RFC 9110 §7.6, RFC 9112 §3.2 and §6, RFC 7239's older `X-Forwarded-*` cousins).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Method, Version};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use super::listener::Rules;
+use super::tls;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -28,7 +34,14 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     header::PROXY_AUTHORIZATION,
 ];
 const VIA: HeaderValue = HeaderValue::from_static("1.1 penstock");
+/// The client's own certificate, base64 of its DER between colons (RFC 9440).
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+/// Its subject. Clients cannot send a field of this name: whatever begins with `penstock-` is removed.
+const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("penstock-client-subject");
+const VIA_2: HeaderValue = HeaderValue::from_static("2.0 penstock");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// How often a request may have passed through a penstock before it is taken to run in a circle.
@@ -53,6 +66,27 @@ pub struct Client {
     address: HeaderValue,
     port: HeaderValue,
     peer_port: u16,
+    rules: Arc<Rules>,
+    /// What it asked for when TLS was agreed on.
+    server_name: Option<Box<str>>,
+    proof: Option<Proof>,
+}
+
+/// The certificate that a client has proven to own.
+#[derive(Debug, Clone)]
+pub struct Proof {
+    certificate: HeaderValue,
+    subject: Option<HeaderValue>,
+}
+
+impl Proof {
+    /// `None` if it cannot be passed on.
+    #[must_use]
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Proof> {
+        let encoded = BASE64_STANDARD.encode(certificate);
+        let subject = tls::subject(certificate).and_then(|subject| HeaderValue::try_from(subject).ok());
+        Some(Proof { certificate: HeaderValue::try_from(format!(":{encoded}:")).ok()?, subject })
+    }
 }
 
 impl Client {
@@ -69,10 +103,48 @@ impl Client {
 
     /// `local` is the address that the client connected to.
     #[must_use]
-    pub fn new(peer: SocketAddr, local: SocketAddr) -> Client {
+    pub fn new(peer: SocketAddr, local: SocketAddr, rules: Arc<Rules>) -> Client {
         let ip: IpAddr = peer.ip().to_canonical();
         let text = |text: String| HeaderValue::try_from(text).expect("addresses and numbers are visible ASCII");
-        Client { address: text(ip.to_string()), port: text(local.port().to_string()), peer_port: peer.port() }
+        Client {
+            address: text(ip.to_string()),
+            port: text(local.port().to_string()),
+            peer_port: peer.port(),
+            rules,
+            server_name: None,
+            proof: None,
+        }
+    }
+
+    /// As became known when TLS was agreed on.
+    #[must_use]
+    pub fn secured(self, server_name: Option<Box<str>>, proof: Option<Proof>) -> Client {
+        Client { server_name, proof, ..self }
+    }
+
+    /// Of the request, as the client sent it.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.rules.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// `Strict-Transport-Security`, if its listener has it.
+    #[must_use]
+    pub fn hsts(&self) -> Option<&HeaderValue> {
+        self.rules.hsts.as_ref()
+    }
+
+    /// The port with TLS that its listener sends everybody to.
+    #[must_use]
+    pub fn redirect_to(&self) -> Option<u16> {
+        self.rules.redirect_to
+    }
+
+    /// Whether it asks, over a connection for one name, for another one that the certificate is not for.
+    #[must_use]
+    pub fn is_misdirected(&self, host: &str) -> bool {
+        let (Some(tls), Some(name)) = (&self.rules.tls, self.server_name.as_deref()) else { return false };
+        !name.eq_ignore_ascii_case(host) && !tls.covers(Some(name), host)
     }
 }
 
@@ -108,11 +180,16 @@ fn authority(parts: &Parts) -> Result<Option<Authority>, Unfit> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Err(Unfit::Host),
+        (None, _) if parts.version > Version::HTTP_11 && parts.uri.authority().is_some() => None,
         (None, _) if parts.version > Version::HTTP_10 => return Err(Unfit::Host),
         (None, _) => None,
         (Some(host), None) if host.is_empty() => None,
         (Some(host), None) => Some(Authority::try_from(host.as_bytes()).map_err(|_| Unfit::Host)?),
     };
+    // RFC 9113 §8.3.1: a Host beside `:authority` says the same.
+    if parts.version > Version::HTTP_11 && host.as_ref().zip(parts.uri.authority()).is_some_and(|(host, a)| host != a) {
+        return Err(Unfit::Host);
+    }
     let authority = parts.uri.authority().cloned().or(host);
     match &authority {
         Some(authority) if authority.as_str().contains('@') => Err(Unfit::Host),
@@ -149,10 +226,19 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// Turns a client's header fields into those for an endpoint.
-pub fn forward(headers: &mut HeaderMap, client: &Client, authority: Option<&Authority>, request_id: HeaderValue) {
+pub fn forward(
+    headers: &mut HeaderMap,
+    client: &Client,
+    version: Version,
+    authority: Option<&Authority>,
+    request_id: HeaderValue,
+) {
     let wants_trailers = wants_trailers(headers);
     strip_hop_by_hop(headers);
     strip_untrusted(headers);
+    if version > Version::HTTP_11 {
+        join_cookies(headers);
+    }
     if wants_trailers {
         headers.insert(header::TE, TRAILERS);
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
@@ -164,9 +250,27 @@ pub fn forward(headers: &mut HeaderMap, client: &Client, authority: Option<&Auth
     headers.insert(X_FORWARDED_FOR, client.address.clone());
     headers.insert(X_REAL_IP, client.address.clone());
     headers.insert(X_FORWARDED_PORT, client.port.clone());
-    headers.insert(X_FORWARDED_PROTO, HTTP);
+    headers.insert(X_FORWARDED_PROTO, if client.rules.tls.is_some() { HTTPS } else { HTTP });
+    if let Some(proof) = &client.proof {
+        headers.insert(CLIENT_CERT, proof.certificate.clone());
+        if let Some(subject) = &proof.subject {
+            headers.insert(CLIENT_SUBJECT, subject.clone());
+        }
+    }
     headers.insert(X_REQUEST_ID, request_id);
-    headers.append(header::VIA, VIA);
+    headers.append(header::VIA, if version > Version::HTTP_11 { VIA_2 } else { VIA });
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may send cookies one by one, HTTP/1.1 has one field.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if crumbs.nth(1).is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// RFC 9110 §10.1.4: the one transfer coding preference that may be passed on.
@@ -178,6 +282,8 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
 /// Nobody is trusted yet to say who the client is, or to speak for us.
 fn strip_untrusted(headers: &mut HeaderMap) {
     headers.remove(header::FORWARDED);
+    headers.remove(CLIENT_CERT);
+    headers.remove(CLIENT_CERT_CHAIN);
     let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("penstock-")).cloned().collect();
     for name in ours {
         headers.remove(name);
@@ -245,8 +351,8 @@ mod tests {
     fn forwarded(fields: &[(&str, &str)]) -> HeaderMap {
         let mut parts = parts(Version::HTTP_11, "/", fields);
         let authority = check(&parts).unwrap();
-        let client = Client::new("192.0.2.1:4000".parse().unwrap(), "127.0.0.1:8080".parse().unwrap());
-        forward(&mut parts.headers, &client, authority.as_ref(), HeaderValue::from_static("id"));
+        let client = Client::new("192.0.2.1:4000".parse().unwrap(), "127.0.0.1:8080".parse().unwrap(), Arc::default());
+        forward(&mut parts.headers, &client, parts.version, authority.as_ref(), HeaderValue::from_static("id"));
         parts.headers
     }
 

@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use http::header::HeaderValue;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Phase;
+use super::tls::Tls;
 use super::worker::Load;
 
 /// Connections the kernel keeps for us while we are busy.
@@ -20,11 +23,32 @@ const BACKLOG: u32 = 4_096;
 /// A pause after an accept that failed for want of descriptors or memory: trying again at once would spin.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How the clients of a listener are spoken to.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// `None`: plain text.
+    pub tls: Option<Tls>,
+    /// HTTP/2 with prior knowledge, on a plain port.
+    pub h2c: bool,
+    /// Every request is sent to this port instead, with TLS.
+    pub redirect_to: Option<u16>,
+    /// `Strict-Transport-Security` on every answer.
+    pub hsts: Option<HeaderValue>,
+}
+
+/// A bound socket and its rules.
+#[derive(Debug)]
+pub struct Listener {
+    pub socket: std::net::TcpListener,
+    pub rules: Rules,
+}
+
 /// A client's socket on its way to a worker's thread.
 #[derive(Debug)]
 pub struct Accepted {
     pub stream: std::net::TcpStream,
     pub peer: SocketAddr,
+    pub rules: Arc<Rules>,
 }
 
 /// A worker, as the acceptor sees it.
@@ -42,17 +66,18 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Sockets to listen on from now on, and addresses to listen on no longer.
-#[derive(Debug)]
+/// Sockets to listen on from now on, then rules that change for new connections, then addresses to leave.
+#[derive(Debug, Default)]
 pub struct Sockets {
-    pub add: Vec<std::net::TcpListener>,
+    pub add: Vec<Listener>,
+    pub change: Vec<(SocketAddr, Rules)>,
     pub remove: Vec<SocketAddr>,
 }
 
 /// Starts the acceptor's thread. It ends, and closes its sockets, when the phase leaves [`Phase::Serving`]; by then it
 /// has handed over every connection that the kernel had taken for it.
 pub fn start(
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<Listener>,
     changes: mpsc::UnboundedReceiver<Sockets>,
     desks: Vec<Desk>,
     phase: watch::Receiver<Phase>,
@@ -70,15 +95,23 @@ pub fn start(
 struct Acceptor {
     desks: Arc<Vec<Desk>>,
     accepting: JoinSet<()>,
-    sockets: BTreeMap<SocketAddr, CancellationToken>,
+    sockets: BTreeMap<SocketAddr, Open>,
+}
+
+/// A socket being listened on.
+#[derive(Debug, Clone)]
+struct Open {
+    rules: Arc<ArcSwap<Rules>>,
+    closing: CancellationToken,
 }
 
 impl Acceptor {
     /// Wants to be inside its runtime.
-    fn listen(&mut self, listener: std::net::TcpListener) -> io::Result<()> {
-        let (address, closing) = (listener.local_addr()?, CancellationToken::new());
-        self.accepting.spawn(accept(TcpListener::from_std(listener)?, self.desks.clone(), closing.clone()));
-        self.sockets.insert(address, closing);
+    fn listen(&mut self, Listener { socket, rules }: Listener) -> io::Result<()> {
+        let address = socket.local_addr()?;
+        let open = Open { rules: Arc::new(ArcSwap::from_pointee(rules)), closing: CancellationToken::new() };
+        self.accepting.spawn(accept(TcpListener::from_std(socket)?, self.desks.clone(), open.clone()));
+        self.sockets.insert(address, open);
         Ok(())
     }
 
@@ -86,30 +119,35 @@ impl Acceptor {
         loop {
             tokio::select! {
                 _left = phase.wait_for(|phase| *phase != Phase::Serving) => break,
-                Some(Sockets { add, remove }) = changes.recv() => {
+                Some(Sockets { add, change, remove }) = changes.recv() => {
                     for listener in add {
                         if let Err(error) = self.listen(listener) {
                             tracing::error!(%error, "a new listener could not be used");
                         }
                     }
+                    for (address, rules) in change {
+                        if let Some(open) = self.sockets.get(&address) {
+                            open.rules.store(Arc::new(rules));
+                        }
+                    }
                     for address in remove {
-                        if let Some(closing) = self.sockets.remove(&address) {
-                            closing.cancel();
+                        if let Some(open) = self.sockets.remove(&address) {
+                            open.closing.cancel();
                         }
                     }
                 }
             }
         }
-        self.sockets.values().for_each(CancellationToken::cancel);
+        self.sockets.values().for_each(|open| open.closing.cancel());
         while self.accepting.join_next().await.is_some() {}
     }
 }
 
 /// Accepts until told to close. A client that the kernel has accepted by then believes to be connected: it is served.
-async fn accept(listener: TcpListener, desks: Arc<Vec<Desk>>, closing: CancellationToken) {
+async fn accept(listener: TcpListener, desks: Arc<Vec<Desk>>, Open { rules, closing }: Open) {
     while let Some(accepted) = closing.run_until_cancelled(listener.accept()).await {
         match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
-            Ok((stream, peer)) => hand_over(stream, peer, &desks).await,
+            Ok((stream, peer)) => hand_over(Accepted { stream, peer, rules: rules.load_full() }, &desks).await,
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections; trying again shortly");
@@ -120,7 +158,7 @@ async fn accept(listener: TcpListener, desks: Arc<Vec<Desk>>, closing: Cancellat
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
         if stream.set_nonblocking(true).is_ok() {
-            hand_over(stream, peer, &desks).await;
+            hand_over(Accepted { stream, peer, rules: rules.load_full() }, &desks).await;
         }
     }
 }
@@ -133,9 +171,8 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-async fn hand_over(stream: std::net::TcpStream, peer: SocketAddr, desks: &[Desk]) {
-    let (Ok(()), Some(desk)) = (stream.set_nodelay(true), desks.iter().min_by_key(|desk| desk.load.weight())) else {
-        return;
-    };
-    let _worker_ended = desk.sockets.send(Accepted { stream, peer }).await;
+async fn hand_over(accepted: Accepted, desks: &[Desk]) {
+    let least_busy = desks.iter().min_by_key(|desk| desk.load.weight());
+    let (Ok(()), Some(desk)) = (accepted.stream.set_nodelay(true), least_busy) else { return };
+    let _worker_ended = desk.sockets.send(accepted).await;
 }

@@ -14,6 +14,7 @@
 //! a line per request from `access`, which leaves by `lines` and a thread of its own.
 
 mod access;
+mod activity;
 mod attempt;
 mod body;
 mod connection;
@@ -28,12 +29,14 @@ mod recorder;
 mod replay;
 mod reply;
 mod socket;
+mod stall;
 mod timed;
+pub mod tls;
 mod upstream;
 mod worker;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -44,7 +47,7 @@ use self::worker::Load;
 use crate::link::{BatchSender, Clock, Subscriber};
 
 pub use lines::{Log, Shared, Sink, Style, Target};
-pub use listener::bind;
+pub use listener::{Listener, Rules, Sockets, bind};
 
 /// What a client may take its time with.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +56,10 @@ pub struct Limits {
     pub request_head: Duration,
     /// Between two requests on a connection.
     pub client_idle: Duration,
+    /// Between two reads of an answer.
+    pub client_write: Duration,
+    /// To agree on TLS.
+    pub tls_handshake: Duration,
 }
 
 /// How the data plane is to run.
@@ -86,7 +93,7 @@ pub struct Proxy {
 
 /// Starts the worker threads and an acceptor on sockets that are bound already.
 pub fn start(
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     settings: Settings,
     clock: Clock,
     subscriber: &Subscriber,
@@ -95,7 +102,7 @@ pub fn start(
     let (phase, watched) = watch::channel(Phase::Serving);
     let (limits, limited) = watch::channel(settings.limits);
     let (sockets, listening) = mpsc::unbounded_channel();
-    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+    let addresses = listeners.iter().map(|listener| listener.socket.local_addr()).collect::<io::Result<Vec<_>>>()?;
     let setup = worker::Setup {
         limits: limited,
         access_log: settings.access_log,
@@ -119,7 +126,7 @@ pub fn start(
 #[derive(Debug, Clone)]
 pub struct Knobs {
     limits: watch::Sender<Limits>,
-    sockets: mpsc::UnboundedSender<listener::Sockets>,
+    sockets: mpsc::UnboundedSender<Sockets>,
 }
 
 impl Knobs {
@@ -128,9 +135,9 @@ impl Knobs {
         self.limits.send_replace(limits);
     }
 
-    /// Listens on more sockets, and then no longer on some addresses. Connections that came from there go on.
-    pub fn listen(&self, add: Vec<TcpListener>, remove: Vec<SocketAddr>) {
-        let _stopping = self.sockets.send(listener::Sockets { add, remove });
+    /// Changes what is listened on. Connections that came from there go on as they are.
+    pub fn listen(&self, sockets: Sockets) {
+        let _stopping = self.sockets.send(sockets);
     }
 }
 

@@ -25,6 +25,8 @@ pub enum Fault {
     RequestTimeout,
     /// The request's body broke off or was malformed.
     BadBody,
+    /// Asked for over a connection that is for another name.
+    Misdirected,
     Unfit(Unfit),
 }
 
@@ -39,6 +41,7 @@ impl Fault {
             }
             Fault::ConnectionTimeout | Fault::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Fault::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Fault::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Fault::Unfit(Unfit::Connect) => StatusCode::NOT_IMPLEMENTED,
             Fault::Unfit(Unfit::Loop) => StatusCode::LOOP_DETECTED,
             Fault::Unfit(_) | Fault::BadBody => StatusCode::BAD_REQUEST,
@@ -57,7 +60,7 @@ impl Fault {
             Fault::MalformedResponse => "http_protocol_error",
             Fault::ResponseTimeout => "http_response_timeout",
             Fault::Unfit(Unfit::Loop) => "proxy_loop_detected",
-            Fault::RequestTimeout | Fault::BadBody | Fault::Unfit(_) => "http_request_error",
+            Fault::RequestTimeout | Fault::BadBody | Fault::Misdirected | Fault::Unfit(_) => "http_request_error",
         }
     }
 
@@ -73,6 +76,7 @@ impl Fault {
             Fault::ResponseTimeout => "the service did not answer in time".into(),
             Fault::RequestTimeout => "the request did not arrive in time".into(),
             Fault::BadBody => "the request's body could not be read".into(),
+            Fault::Misdirected => "this connection is for another host; ask over a new one".into(),
             Fault::Unfit(unfit) => unfit.to_string().into(),
         }
     }
@@ -143,6 +147,19 @@ pub fn fault(fault: Fault, form: Form, request_id: &HeaderValue) -> Response<Ful
     if fault.ends_connection() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    response
+}
+
+/// RFC 9110 §15.4.9: for good, and with the same method and body.
+#[must_use]
+pub fn redirect(place: &str, request_id: &HeaderValue) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::new()));
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    let headers = response.headers_mut();
+    if let Ok(place) = HeaderValue::try_from(place) {
+        headers.insert(header::LOCATION, place);
+    }
+    headers.insert(X_REQUEST_ID, request_id.clone());
     response
 }
 

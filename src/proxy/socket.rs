@@ -1,4 +1,4 @@
-//! A TCP stream that sends what is small in one piece.
+//! A byte stream that sends what is small in one piece.
 //!
 //! hyper hands a head and the beginning of a body over as slices. `writev` spares copying them, and costs more than
 //! that for as little as most messages are: below [`SMALL`] they are joined first, and leave by `send`.
@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// Up to this size, copying is cheaper than `writev`.
@@ -20,24 +21,24 @@ thread_local! {
     static JOINED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SMALL));
 }
 
-/// A TCP stream, for hyper on either side.
+/// A byte stream, for hyper on either side.
 #[derive(Debug)]
-pub struct Socket(TokioIo<TcpStream>);
+pub struct Socket<S = TcpStream>(TokioIo<S>);
 
-impl Socket {
+impl<S> Socket<S> {
     #[must_use]
-    pub fn new(stream: TcpStream) -> Socket {
+    pub fn new(stream: S) -> Socket<S> {
         Socket(TokioIo::new(stream))
     }
 }
 
-impl Read for Socket {
+impl<S: AsyncRead + Unpin> Read for Socket<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buffer)
     }
 }
 
-impl Write for Socket {
+impl<S: AsyncWrite + Unpin> Write for Socket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use http::Response;
 use http::request::Parts;
 
+use super::headers::Client;
 use super::reply::Fault;
 use super::worker::Worker;
 use crate::domain::duration::Kind;
@@ -27,8 +28,8 @@ pub struct Timed {
 }
 
 impl Timed {
-    pub fn begin(worker: &Rc<Worker>, parts: &Parts, arrived: Moment) -> Timed {
-        let kind = Kind::asked(&parts.method, parts.version);
+    pub fn begin(worker: &Rc<Worker>, client: &Client, parts: &Parts, arrived: Moment) -> Timed {
+        let kind = Kind::asked(&parts.method, parts.version, client.scheme());
         Timed { worker: worker.clone(), arrived, version: None, kind, ended: false }
     }
 

@@ -42,6 +42,7 @@ pub struct Worker {
     pub upstreams: Upstreams,
     pub deadlines: Rc<Deadlines>,
     pub load: Arc<Load>,
+    pub handshakes: Gate,
     /// Earned by the requests of ticks that have ended.
     pub budgets: RefCell<RetryBudgets>,
     pub spare: Spare,
@@ -109,10 +110,7 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
                     break;
                 }
             }
-            Some(Accepted { stream, peer }) = accepted.recv() => match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => drop(tokio::task::spawn_local(connection::serve(worker.clone(), stream, peer))),
-                Err(error) => tracing::warn!(%peer, %error, "an accepted socket could not be used"),
-            },
+            Some(accepted) = accepted.recv() => welcome(&worker, accepted),
             Ok(()) = setup.phase.changed() => match *setup.phase.borrow_and_update() {
                 Phase::Serving => {}
                 Phase::Draining => worker.drain(),
@@ -121,6 +119,13 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
         }
     }
     worker.tick(&setup.batches, unsent);
+}
+
+fn welcome(worker: &Rc<Worker>, Accepted { stream, peer, rules }: Accepted) {
+    match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => drop(tokio::task::spawn_local(connection::serve(worker.clone(), stream, peer, rules))),
+        Err(error) => tracing::warn!(%peer, %error, "an accepted socket could not be used"),
+    }
 }
 
 impl Worker {
@@ -136,6 +141,7 @@ impl Worker {
             upstreams: Upstreams::default(),
             deadlines: Rc::default(),
             load,
+            handshakes: Gate::default(),
             budgets: RefCell::default(),
             spare: Spare::default(),
             clock: setup.clock,
@@ -149,7 +155,7 @@ impl Worker {
     /// A worker without a thread.
     #[cfg(test)]
     pub fn idle(subscriber: Subscriber) -> Rc<Worker> {
-        let limits = Limits { request_head: TICK, client_idle: TICK };
+        let limits = Limits { request_head: TICK, client_idle: TICK, client_write: TICK, tls_handshake: TICK };
         let setup = Setup {
             limits: watch::channel(limits).1,
             access_log: None,
@@ -227,6 +233,32 @@ impl Worker {
             self.budgets.borrow_mut().forget(ended);
         }
         batches.try_send(batch).err()
+    }
+}
+
+/// Lets a bounded number in at a time.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Rc<Cell<u32>>);
+
+impl Gate {
+    /// `None` when `most` are in already.
+    #[must_use]
+    pub fn enter(&self, most: u32) -> Option<Entered> {
+        let inside = self.0.get();
+        (inside < most).then(|| {
+            self.0.set(inside + 1);
+            Entered(self.clone())
+        })
+    }
+}
+
+/// One that was let in; leaves when dropped.
+#[derive(Debug)]
+pub struct Entered(Gate);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get().saturating_sub(1));
     }
 }
 

@@ -15,7 +15,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,79 +22,11 @@ import threading
 import time
 import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PATH = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin"
+import checks
+from checks import PATH, Process, Wrong, accepts, check, expect, free_ports, until
+
 TOOLS = {name: shutil.which(name, path=PATH) for name in ("nginx", "wrk", "curl")}
 BODY = "answered by {name}\n"
-passed = failed = 0
-
-
-class Wrong(Exception):
-    """What a check found."""
-
-
-def check(name, function, *arguments):
-    global passed, failed
-    try:
-        said = function(*arguments)
-    except Exception as why:  # whatever goes wrong is this check's failure, not the end of the others
-        failed += 1
-        print(f"FAILED {name}: {type(why).__name__ if not isinstance(why, Wrong) else ''} {why}", flush=True)
-    else:
-        passed += 1
-        print(f"ok {name}" + (f": {said}" if said else ""), flush=True)
-
-
-def expect(true, why):
-    if not true:
-        raise Wrong(why)
-
-
-def until(what, function, seconds=10.0, pause=0.01):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = function()
-        if found:
-            return found
-        time.sleep(pause)
-    raise Wrong(f"waited {seconds:.0f} s for {what}")
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def accepts(port):
-    try:
-        socket.create_connection(("127.0.0.1", port), 0.5).close()
-        return True
-    except OSError:
-        return False
-
-
-class Process:
-    """A child, and nothing but that child."""
-
-    def __init__(self, folder, name, *command, **options):
-        self.log = open(folder / f"{name}.log", "ab")
-        self.child = subprocess.Popen(
-            [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-            start_new_session=True, **options)
-
-    def kill(self):
-        """At once, with the workers it started."""
-        if self.child.poll() is None:
-            os.killpg(self.child.pid, signal.SIGKILL)
-        self.child.wait()
-        self.log.close()
-
-
 class Nginx:
     """A version: answers 200, until it is told to answer 500."""
 
@@ -189,9 +120,8 @@ endpoints = ["127.0.0.1:{v1}"]
 [services.shop.versions.v2]
 endpoints = ["127.0.0.1:{v2}"]
 """)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         self.log = folder / "penstock.log"
-        self.process = Process(folder, "penstock", binary, "serve", self.file, env=environment)
+        self.process = Process(folder, "penstock", binary, "serve", self.file, env=checks.environment())
         until("penstock to be ready", self.ready)
 
     def ready(self):
@@ -441,11 +371,11 @@ def seconds(at):
 
 
 def main():
-    binary = pathlib.Path(os.environ.get("PENSTOCK_BINARY", ROOT / "target/release/penstock")).resolve()
+    binary = checks.binary()
     for name, found in TOOLS.items():
         check(f"{name} is there", expect, found, "install it: apt-get install nginx-light wrk curl")
     check("penstock is there", expect, binary.exists(), "build it: cargo build --release")
-    if not failed:
+    if not checks.failed:
         with_curl(binary)
         for weight in (5, 50, 100):
             check(f"rollback at {weight} %, the canary answers 500", canary_fails, binary, weight)
@@ -453,8 +383,7 @@ def main():
         check("no rollback when both are killed", both, binary, kill_both, "both are dead")
         check("no rollback when both answer 500", both, binary, break_both, "both fail")
         check("SIGTERM under load ends well", stops_gracefully, binary)
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
+    checks.finish()
 
 
 main()
