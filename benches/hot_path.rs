@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use penstock::domain::duration::{Kind, Timings};
 use penstock::domain::names::{EndpointId, Exposure, ServiceName, VersionId};
 use penstock::domain::outcome::Class;
 use penstock::domain::pool::{Endpoint, Pool};
@@ -145,11 +146,21 @@ fn drawn(exposure: u32) -> Drawn {
     Drawn { exposure: Exposure(exposure), tick, weight, generation, coin: Coin::Tossed }
 }
 
+/// Times one request of a service, and its attempt.
+fn time(timings: &mut Timings, service: u32, authority: &Arc<str>, method: &Method, micros: u64) {
+    let (version, mut kind) = (VersionId(service * 2), Kind::asked(method, Version::HTTP_11, "http"));
+    kind.answer(StatusCode::OK);
+    timings.attempt(version, EndpointId(service), authority, micros);
+    timings.request(Some(version), kind, micros);
+}
+
 /// One worker's counts of `services` services, as the recorder keeps them.
 struct Counts {
     attempts: BTreeMap<VersionId, Tally>,
     requests: Rows,
     drawn: BTreeMap<VersionId, u64>,
+    timings: Timings,
+    authority: Arc<str>,
 }
 
 impl Counts {
@@ -163,6 +174,8 @@ impl Counts {
             attempts: versions().map(|version| (version, Tally::default())).collect(),
             requests,
             drawn: versions().map(|version| (version, 0)).collect(),
+            timings: Timings::default(),
+            authority: "10.0.0.1:80".into(),
         }
     }
 
@@ -176,13 +189,21 @@ impl Counts {
         if let Some(row) = self.requests.row(drawn(service)) {
             row.arm(Role::Stable).ended.add(Class::Success);
         }
+        time(&mut self.timings, service, &self.authority, &Method::GET, micros + 100);
     }
 }
 
 fn recording(c: &mut Criterion) {
     for services in [1, 1_000] {
         let mut counts = Counts::of(services);
+        (0..services).for_each(|service| counts.record(service, 1));
         let mut random = fastrand::Rng::with_seed(1);
+        c.bench_function(&format!("time/{services}_services"), |b| {
+            let Counts { timings, authority, .. } = &mut counts;
+            b.iter(|| {
+                time(timings, services / 2, authority, black_box(&Method::GET), black_box(random.u64(200..20_000)));
+            });
+        });
         c.bench_function(&format!("record/{services}_services"), |b| {
             b.iter(|| counts.record(services / 2, black_box(random.u64(200..20_000))));
         });

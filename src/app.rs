@@ -306,8 +306,9 @@ impl App {
         wait(&|| false, self.linger);
         self.proxy.drain();
         wait(&|| self.proxy.drained(), self.drain);
-        if !self.proxy.drained() {
-            tracing::warn!("some requests did not end in time and are cut off");
+        let requests = self.proxy.active()();
+        if requests > 0 {
+            tracing::warn!(requests, "requests did not end in time and are cut off");
         }
         self.proxy.end();
         if let Some(writer) = self.access_log.map(proxy::Log::close) {

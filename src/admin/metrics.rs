@@ -1,8 +1,11 @@
 //! `/metrics`: the view and what was decided, drawn at scrape. Nothing is counted here, so nothing here costs a request
 //! anything.
 //!
-//! Labels are services, versions, roles, classes and declared endpoints: as many series as the file has lines.
+//! Labels are services, versions, roles, classes and declared endpoints: as many series as the file has lines. Requests
+//! are told apart by method and status besides, in bounded number ([`MOST_KINDS`](crate::domain::duration::MOST_KINDS)
+//! a version).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +22,8 @@ use super::api::Api;
 use crate::control::decisions::Decisions;
 use crate::control::reload::ConfigView;
 use crate::control::view::{ServiceView, VersionView, View};
+use crate::domain::duration::{BOUNDS_MICROS, Durations, Kind, Kinds};
+use crate::domain::names::ServiceName;
 use crate::domain::outcome::Class;
 use crate::domain::retry::Reason;
 use crate::domain::split::Role;
@@ -26,11 +31,8 @@ use crate::domain::window::Latencies;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds in seconds, as OpenTelemetry's conventions advise; our own histogram is finer.
-const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-
-/// From a canary's first failure to weight zero: ticks, then minutes.
-const DETECTION: [f64; 11] = [0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+/// From a canary's first failure, or from the decision, to weight zero: ticks, then minutes.
+const ROLLBACK: [f64; 11] = [0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 /// What the rest of the process counts, read at scrape.
 pub struct Outside {
@@ -93,7 +95,8 @@ impl Collector for Picture {
         self.attempts(&mut to)?;
         self.retries(&mut to)?;
         self.admission(&mut to)?;
-        self.latency(&mut to)?;
+        self.request_durations(&mut to)?;
+        self.attempt_durations(&mut to)?;
         self.endpoints(&mut to)
     }
 }
@@ -194,14 +197,9 @@ impl Picture {
             count(&mut decisions.encode_family(&labels)?, *times)?;
         }
         let (name, help) = ("penstock_detection_seconds", "From a canary's first failure to weight zero, in rollbacks");
-        let mut detections = to.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (service, detection) in &self.decisions.detections {
-            let (sum, buckets) = bucketed(detection, &DETECTION);
-            let labels = [("service", service.as_str())];
-            let mut family = detections.encode_family(&labels)?;
-            family.encode_histogram::<NoLabelSet>(sum, detection.len(), &buckets, None)?;
-        }
-        Ok(())
+        rollbacks(&mut histogram(to, name, help)?, &self.decisions.detections)?;
+        let help = "From the begin of the tick whose outcomes decided a rollback, to weight zero published";
+        rollbacks(&mut histogram(to, "penstock_rollback_duration_seconds", help)?, &self.decisions.rollbacks)
     }
 
     fn attempts(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -282,19 +280,25 @@ impl Picture {
         })
     }
 
-    fn latency(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (name, help) =
-            ("http_server_request_duration_seconds", "From an attempt's begin to its response's last byte");
-        let mut durations = to.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    fn request_durations(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "From a request's arrival to the end of its answer, by the version chosen for it";
+        let mut durations = histogram(to, "http_server_request_duration_seconds", help)?;
         for (service, version) in self.versions() {
-            let labels = [
-                ("penstock_service", service.name.as_str()),
-                ("penstock_version", version.name.as_str()),
-                ("penstock_role", version.role.map_or("none", Role::as_str)),
-            ];
-            let (sum, buckets) = bucketed(&version.all.total, &BUCKETS);
-            let mut family = durations.encode_family(&labels)?;
-            family.encode_histogram::<NoLabelSet>(sum, version.all.total.len(), &buckets, None)?;
+            requests(&mut durations, &version_of(service, version), &version.requests)?;
+        }
+        requests(&mut durations, &[], &self.view.unrouted)
+    }
+
+    fn attempt_durations(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "From an attempt's begin to its response's last byte";
+        let mut durations = histogram(to, "http_client_request_duration_seconds", help)?;
+        for (service, version) in self.versions() {
+            for endpoint in &version.endpoints {
+                let (host, port) = endpoint.authority.rsplit_once(':').unwrap_or((&endpoint.authority, ""));
+                let mut labels = version_of(service, version).to_vec();
+                labels.extend([("server_address", host), ("server_port", port)]);
+                timed(&mut durations, &labels, &endpoint.attempts)?;
+            }
         }
         Ok(())
     }
@@ -316,6 +320,47 @@ fn of(service: &ServiceView) -> [(&'static str, &str); 1] {
     [("service", service.name.as_str())]
 }
 
+/// Labels of OpenTelemetry's metrics.
+fn version_of<'a>(service: &'a ServiceView, version: &'a VersionView) -> [(&'static str, &'a str); 3] {
+    [
+        ("penstock_service", service.name.as_str()),
+        ("penstock_version", version.name.as_str()),
+        ("penstock_role", version.role.map_or("none", Role::as_str)),
+    ]
+}
+
+fn requests(family: &mut MetricEncoder<'_>, of: &[(&str, &str)], kinds: &Kinds) -> fmt::Result {
+    kinds.iter().try_for_each(|(kind, durations)| {
+        let status = kind.status().map(|status| status.to_string());
+        timed(family, &[of, asked(kind, status.as_deref()).as_slice()].concat(), durations)
+    })
+}
+
+/// As the conventions have it: what is not known is left out, and a failure without a name has its status for one.
+fn asked(kind: Kind, status: Option<&str>) -> Vec<(&'static str, &str)> {
+    let failed = status.filter(|_| kind.status() >= Some(500));
+    let mut labels = vec![("http_request_method", kind.method()), ("url_scheme", kind.scheme())];
+    labels.extend(status.map(|status| ("http_response_status_code", status)));
+    labels.extend(kind.protocol().map(|version| ("network_protocol_version", version)));
+    labels.extend(kind.error().or(failed).map(|error| ("error_type", error)));
+    labels
+}
+
+fn timed(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], durations: &Durations) -> fmt::Result {
+    let bounds = BOUNDS_MICROS.iter().map(|micros| seconds(*micros)).chain([f64::INFINITY]);
+    let buckets: Vec<(f64, u64)> = bounds.zip(durations.counts).collect();
+    let sum = seconds(durations.sum_micros);
+    family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, durations.count(), &buckets, None)
+}
+
+fn rollbacks(family: &mut MetricEncoder<'_>, all: &BTreeMap<ServiceName, Latencies>) -> fmt::Result {
+    all.iter().try_for_each(|(service, took)| {
+        let (sum, buckets) = bucketed(took, &ROLLBACK);
+        let labels = [("service", service.as_str())];
+        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, took.len(), &buckets, None)
+    })
+}
+
 fn labels<'a>(service: &'a ServiceView, version: &'a VersionView) -> [(&'static str, &'a str); 2] {
     [("service", service.name.as_str()), ("version", version.name.as_str())]
 }
@@ -331,6 +376,19 @@ fn counter<'a>(to: &'a mut DescriptorEncoder<'_>, name: &'a str, help: &str) -> 
 
 fn count(family: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
     family.encode_counter(&value, None::<&Exemplar<NoLabelSet, f64>>)
+}
+
+fn histogram<'a>(
+    to: &'a mut DescriptorEncoder<'_>,
+    name: &'a str,
+    help: &str,
+) -> Result<MetricEncoder<'a>, fmt::Error> {
+    to.encode_descriptor(name, help, None, MetricType::Histogram)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "three centuries of microseconds")]
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
 }
 
 /// Sum in seconds, and the count of each bucket alone (the encoder adds them up).

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
+use http::{Method, StatusCode, Version};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
@@ -13,6 +14,7 @@ use crate::control::command::{Command, Commands, Control, Done, Refused, Run, ad
 use crate::control::journal::{Actor, Entry, Journal};
 use crate::control::view::{EndpointView, ServiceView, VersionView, View};
 use crate::domain::admission::{Admission, Held};
+use crate::domain::duration::{Durations, Kind, Kinds};
 use crate::domain::error_pages::ErrorPages;
 use crate::domain::judge::{Conviction, Policy, Reading, Trigger};
 pub use crate::domain::judge::{Hold, Mode, Verdict};
@@ -90,6 +92,7 @@ pub struct Engine {
 struct Inside {
     state: State,
     tallies: BTreeMap<VersionName, Arc<Tally>>,
+    requests: BTreeMap<VersionName, Arc<Kinds>>,
     observed_share: Option<f64>,
     reading: Reading,
     turned: Turned,
@@ -115,6 +118,7 @@ impl Engine {
         let inside = Inside {
             state,
             tallies: BTreeMap::new(),
+            requests: BTreeMap::new(),
             observed_share: None,
             reading: Reading::default(),
             turned: Turned::default(),
@@ -157,13 +161,21 @@ impl Engine {
         self.commit(&mut inside, &name, changes, &Actor::judge());
     }
 
-    /// What the workers saw: successes and failures of a version, the head after some microseconds.
+    /// What the workers saw: GETs with 200 and with 500 from a version, the head after some microseconds.
     pub fn saw(&self, name: &str, successes: u64, failures: u64, head_micros: u64) {
         let mut seen = Tally { exposed: failures, ..Tally::default() };
-        for (class, times) in [(Class::Success, successes), (Class::Failure, failures)] {
-            (0..times).for_each(|_| tally(&mut seen, class, Some(head_micros), head_micros + 500));
+        let mut requests = Kinds::default();
+        for (class, status, times) in [(Class::Success, 200, successes), (Class::Failure, 500, failures)] {
+            let (mut durations, mut kind) = (Durations::default(), Kind::asked(&Method::GET, Version::HTTP_11, "http"));
+            kind.answer(StatusCode::from_u16(status).unwrap());
+            for _ in 0..times {
+                tally(&mut seen, class, Some(head_micros), head_micros + 500);
+                durations.add(head_micros + 500);
+            }
+            requests.merge(kind, &durations);
         }
         let mut inside = self.inside();
+        inside.requests.insert(version(name), Arc::new(requests));
         inside.tallies.insert(version(name), Arc::new(seen));
         self.draw(&inside);
     }
@@ -243,6 +255,7 @@ impl Inside {
             all: tally,
             forced: 0,
             sticky: 0,
+            requests: self.requests.get(&version.name).cloned().unwrap_or_default(),
         }
     }
 }
@@ -250,7 +263,7 @@ impl Inside {
 fn endpoint(authority: &Arc<str>) -> EndpointView {
     let address = authority.parse().unwrap();
     let resolved = vec![Arc::new(Endpoint::new(EndpointId(1), authority.clone(), address))];
-    EndpointView { authority: authority.clone(), resolved }
+    EndpointView { authority: authority.clone(), resolved, attempts: Durations::default() }
 }
 
 /// The whole admin side of a proxy on a thread of its own, for clients that block. Ends with the process.

@@ -579,10 +579,11 @@ async fn the_metrics_are_open_metrics() {
         "penstock_exposed_failures_total{service=\"shop\",version=\"v2\"} 10",
         "penstock_shielded_requests_total{service=\"shop\",version=\"v2\"} 0",
         "penstock_endpoint_in_flight{service=\"shop\",version=\"v1\",endpoint=\"127.0.0.1:9001\"} 0",
-        "http_server_request_duration_seconds_count{penstock_service=\"shop\",penstock_version=\"v2\",penstock_role=\"canary\"} 100",
-        "http_server_request_duration_seconds_bucket{le=\"0.005\",penstock_service=\"shop\",penstock_version=\"v2\",penstock_role=\"canary\"} 100",
-        "http_server_request_duration_seconds_bucket{le=\"10.0\",penstock_service=\"shop\",penstock_version=\"v1\",penstock_role=\"stable\"} 0",
-        "http_server_request_duration_seconds_bucket{le=\"+Inf\",penstock_service=\"shop\",penstock_version=\"v1\",penstock_role=\"stable\"} 1",
+        "http_server_request_duration_seconds_count{penstock_service=\"shop\",penstock_version=\"v2\",penstock_role=\"canary\",http_request_method=\"GET\",url_scheme=\"http\",http_response_status_code=\"500\",network_protocol_version=\"1.1\",error_type=\"500\"} 10",
+        "http_server_request_duration_seconds_bucket{le=\"0.005\",penstock_service=\"shop\",penstock_version=\"v2\",penstock_role=\"canary\",http_request_method=\"GET\",url_scheme=\"http\",http_response_status_code=\"200\",network_protocol_version=\"1.1\"} 90",
+        "http_server_request_duration_seconds_bucket{le=\"10.0\",penstock_service=\"shop\",penstock_version=\"v1\",penstock_role=\"stable\",http_request_method=\"GET\",url_scheme=\"http\",http_response_status_code=\"200\",network_protocol_version=\"1.1\"} 0",
+        "http_server_request_duration_seconds_sum{penstock_service=\"shop\",penstock_version=\"v1\",penstock_role=\"stable\",http_request_method=\"GET\",url_scheme=\"http\",http_response_status_code=\"200\",network_protocol_version=\"1.1\"} 20.0005",
+        "http_client_request_duration_seconds_count{penstock_service=\"shop\",penstock_version=\"v1\",penstock_role=\"stable\",server_address=\"127.0.0.1\",server_port=\"9001\"} 0",
     ] {
         assert!(text.lines().any(|seen| seen == line), "{line}\n\n{text}");
     }

@@ -1,7 +1,9 @@
 //! From batches to windows: what the workers counted, put together by tick and by version.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use crate::domain::duration::{Durations, Kinds, Timings};
 use crate::domain::names::{ServiceName, VersionId};
 use crate::domain::time::{TICK, Tick};
 use crate::domain::window::{Batch, Rows, Tally, Turned, Window};
@@ -17,6 +19,8 @@ pub struct Collector {
     waiting: Vec<(Tick, Rows)>,
     versions: BTreeMap<VersionId, Figures>,
     turned: BTreeMap<ServiceName, Turned>,
+    /// Requests that never had a version.
+    pub unrouted: Kinds,
     pub lost: u64,
     pub left_out: u64,
 }
@@ -34,11 +38,22 @@ pub struct Figures {
     pub drawn: Window,
     pub forced: u64,
     pub sticky: u64,
+    /// Requests that it was chosen for.
+    pub requests: Kinds,
+    /// Attempts at it, by endpoint as the file names it.
+    pub attempts: BTreeMap<Arc<str>, Durations>,
 }
 
 impl Default for Figures {
     fn default() -> Figures {
-        Figures { window: Window::new(RECENT_TICKS), drawn: Window::new(RECENT_TICKS), forced: 0, sticky: 0 }
+        Figures {
+            window: Window::new(RECENT_TICKS),
+            drawn: Window::new(RECENT_TICKS),
+            forced: 0,
+            sticky: 0,
+            requests: Kinds::default(),
+            attempts: BTreeMap::new(),
+        }
     }
 }
 
@@ -50,6 +65,7 @@ impl Collector {
             waiting: Vec::new(),
             versions: BTreeMap::new(),
             turned: BTreeMap::new(),
+            unrouted: Kinds::default(),
             lost: 0,
             left_out: 0,
         }
@@ -77,8 +93,22 @@ impl Collector {
         for (service, turned) in batch.turned {
             self.turned.entry(service).or_default().merge(&turned);
         }
+        self.time(batch.timings);
         self.lost += batch.lost;
         self.left_out += batch.left_out;
+    }
+
+    fn time(&mut self, timings: Timings) {
+        for ((version, kind), durations) in timings.requests {
+            match version {
+                Some(version) => self.figures(version).requests.merge(kind, &durations),
+                None => self.unrouted.merge(kind, &durations),
+            }
+        }
+        for attempts in timings.attempts.into_values() {
+            let figures = self.figures(attempts.version);
+            figures.attempts.entry(attempts.authority).or_default().merge(&attempts.durations);
+        }
     }
 
     /// Whether every worker has reported this tick.

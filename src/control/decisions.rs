@@ -14,6 +14,8 @@ pub struct Decisions {
     pub counts: BTreeMap<Decision, u64>,
     /// From the canary's first failure of the incident to weight zero, in microseconds.
     pub detections: BTreeMap<ServiceName, Latencies>,
+    /// From the begin of the tick whose outcomes decided to weight zero, in microseconds.
+    pub rollbacks: BTreeMap<ServiceName, Latencies>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,13 +29,18 @@ pub struct Decision {
 impl Decisions {
     pub fn count(&mut self, entry: &Entry) {
         let service = entry.event.service.clone();
-        if let (Change::RolledBack { .. }, Some(ms)) =
-            (&entry.event.change, entry.incident.as_ref().and_then(|incident| incident.detection_ms))
-        {
-            record(self.detections.entry(service.clone()).or_insert_with(latencies), ms.saturating_mul(1_000));
+        if let (Change::RolledBack { .. }, Some(incident)) = (&entry.event.change, &entry.incident) {
+            took(&mut self.detections, &service, incident.detection_ms);
+            took(&mut self.rollbacks, &service, incident.decision_ms);
         }
         let (decision, trigger) = spelt(&entry.event.change, entry.actor == Actor::judge());
         *self.counts.entry(Decision { service, decision, trigger }).or_default() += 1;
+    }
+}
+
+fn took(durations: &mut BTreeMap<ServiceName, Latencies>, service: &ServiceName, ms: Option<u64>) {
+    if let Some(ms) = ms {
+        record(durations.entry(service.clone()).or_insert_with(latencies), ms.saturating_mul(1_000));
     }
 }
 
@@ -75,7 +82,7 @@ mod tests {
         for revision in 1..=3_000 {
             let conviction = Conviction { trigger: Trigger::Outage, ..Conviction::default() };
             let change = Change::RolledBack { version: version.clone(), from: Weight::HALF, conviction };
-            let incident = Incident { detection_ms: Some(400), ..Incident::default() };
+            let incident = Incident { detection_ms: Some(400), decision_ms: Some(120), ..Incident::default() };
             let entry = Entry::new(revision, Event { service: service.clone(), change }, Actor::judge());
             journal.append(Entry { incident: Some(incident), ..entry });
         }
@@ -85,5 +92,6 @@ mod tests {
         let detection = &decisions.detections[&service];
         assert_eq!(detection.len(), 3_000);
         assert!((396_000..=404_000).contains(&detection.max()));
+        assert!((118_000..=122_000).contains(&decisions.rollbacks[&service].max()));
     }
 }

@@ -510,6 +510,7 @@ impl Engine {
         view.revision = self.announced;
         view.lost_outcomes = self.collector.lost;
         view.left_out = self.collector.left_out;
+        view.unrouted = Arc::new(self.collector.unrouted.clone());
         view.applied = self.collector.applied();
         view.snapshot = self.tools.publisher.current();
         view.published = view.snapshot.revision;

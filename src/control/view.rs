@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::collector::Collector;
 use super::store::StoreError;
 use crate::domain::admission::{Held, HoldQueue};
+use crate::domain::duration::{Durations, Kinds};
 use crate::domain::judge::{Hold, Mode, Reading};
 use crate::domain::names::{Exposure, ServiceName, VersionId, VersionName};
 use crate::domain::pool::Endpoint;
@@ -30,6 +31,8 @@ pub struct View {
     pub lost_outcomes: u64,
     /// Requests left out of the evidence because a tick had too many weights.
     pub left_out: u64,
+    /// Requests that no version was chosen for, since the process started.
+    pub unrouted: Arc<Kinds>,
     /// The snapshot that every worker has taken up, at least.
     pub applied: u64,
     /// The snapshot published last.
@@ -124,6 +127,8 @@ pub struct VersionView {
     pub forced: u64,
     /// Requests of clients who were known again, since the process started.
     pub sticky: u64,
+    /// Requests that it was chosen for, since the process started.
+    pub requests: Arc<Kinds>,
 }
 
 /// An endpoint as declared, with the addresses that it resolved to.
@@ -131,6 +136,8 @@ pub struct VersionView {
 pub struct EndpointView {
     pub authority: Arc<str>,
     pub resolved: Vec<Arc<Endpoint>>,
+    /// Attempts at it since the process started.
+    pub attempts: Durations,
 }
 
 impl EndpointView {
@@ -163,11 +170,12 @@ impl ServiceView {
                 name: version.name.clone(),
                 role: standing.role(&version.name),
                 seal: standing.seal(&version.name).cloned(),
-                endpoints: endpoints(&version.endpoints, drawn, id),
+                endpoints: endpoints(&version.endpoints, drawn, id, &mut collector.figures(id).attempts),
                 recent: Arc::new(collector.figures(id).window.recent(now)),
                 all: Arc::new(collector.figures(id).window.all().clone()),
                 forced: collector.figures(id).forced,
                 sticky: collector.figures(id).sticky,
+                requests: Arc::new(collector.figures(id).requests.clone()),
             })
         });
         let versions: Vec<VersionView> = versions.collect();
@@ -211,7 +219,14 @@ fn share(stable: Option<u64>, canary: Option<u64>) -> Option<f64> {
     (stable + canary > 0).then(|| canary as f64 / (stable + canary) as f64)
 }
 
-fn endpoints(declared: &[Arc<str>], drawn: Option<&Service>, version: VersionId) -> Vec<EndpointView> {
+/// Forgets what was counted of endpoints that are no longer declared.
+fn endpoints(
+    declared: &[Arc<str>],
+    drawn: Option<&Service>,
+    version: VersionId,
+    attempts: &mut BTreeMap<Arc<str>, Durations>,
+) -> Vec<EndpointView> {
+    attempts.retain(|authority, _| declared.contains(authority));
     let pool = drawn.iter().flat_map(|service| &service.versions).find(|v| v.id == version).map(|v| &v.pool);
     let resolved = |authority: &Arc<str>| {
         let all = pool.iter().flat_map(|pool| pool.endpoints.iter());
@@ -219,6 +234,10 @@ fn endpoints(declared: &[Arc<str>], drawn: Option<&Service>, version: VersionId)
     };
     declared
         .iter()
-        .map(|authority| EndpointView { authority: authority.clone(), resolved: resolved(authority) })
+        .map(|authority| EndpointView {
+            authority: authority.clone(),
+            resolved: resolved(authority),
+            attempts: attempts.get(authority).cloned().unwrap_or_default(),
+        })
         .collect()
 }

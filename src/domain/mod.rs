@@ -8,6 +8,7 @@ pub mod admission;
 pub mod cap;
 pub mod cidr;
 pub mod cookie;
+pub mod duration;
 pub mod error_pages;
 pub mod judge;
 pub mod names;

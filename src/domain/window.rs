@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hdrhistogram::Histogram;
 
+use super::duration::Timings;
 use super::names::{Exposure, ServiceName, VersionId};
 use super::outcome::{Class, Classes};
 use super::retry::Retried;
@@ -256,6 +257,8 @@ pub struct Batch {
     pub drawn: BTreeMap<VersionId, u64>,
     /// Requests that did not go where they would have gone, by service.
     pub turned: BTreeMap<ServiceName, Turned>,
+    /// What was timed, for metrics.
+    pub timings: Timings,
     /// Outcomes owed and never settled: our bug.
     pub lost: u64,
     /// Requests left out of the evidence because a tick had more weights than are kept apart.
@@ -283,6 +286,7 @@ impl Batch {
         for (service, turned) in later.turned {
             self.turned.entry(service).or_default().merge(&turned);
         }
+        self.timings.merge(later.timings);
         self.lost += later.lost;
         self.left_out += later.left_out;
     }

@@ -14,6 +14,7 @@ use super::activity::Busy;
 use super::deadline::Deadline;
 use super::dues::Dues;
 use super::stall::Stall;
+use super::timed::Timed;
 use super::upstream::{Channel, Damaged, Download};
 use super::worker::Worker;
 use crate::domain::outcome::Class;
@@ -35,6 +36,7 @@ pub enum Broken {
 pub struct Outgoing {
     source: Source,
     access: Option<Rc<Access>>,
+    timed: Option<Timed>,
     /// The client's connection is busy until the response is out of our hands.
     _busy: Option<Busy>,
     /// Of an HTTP/2 stream.
@@ -51,12 +53,12 @@ enum Source {
 impl Outgoing {
     #[must_use]
     pub fn own(body: Full<Bytes>) -> Outgoing {
-        Outgoing { source: Source::Own(body), access: None, _busy: None, stall: None }
+        Outgoing { source: Source::Own(body), access: None, timed: None, _busy: None, stall: None }
     }
 
     #[must_use]
     pub fn relayed(body: Observed) -> Outgoing {
-        Outgoing { source: Source::Relayed(Box::new(body)), access: None, _busy: None, stall: None }
+        Outgoing { source: Source::Relayed(Box::new(body)), access: None, timed: None, _busy: None, stall: None }
     }
 
     /// An endpoint's answer as `relayed` makes it, our own one as `own` does.
@@ -82,6 +84,15 @@ impl Outgoing {
         Outgoing { access, ..self }
     }
 
+    /// Has its time taken.
+    #[must_use]
+    pub fn timed(self, mut timed: Timed) -> Outgoing {
+        if self.is_end_stream() || matches!(self.source, Source::Own(_)) {
+            timed.ended(); // nobody will poll it, or it is whole already
+        }
+        Outgoing { timed: Some(timed), ..self }
+    }
+
     #[must_use]
     pub fn holding(self, busy: Busy, stall: Option<Rc<Stall>>) -> Outgoing {
         if let Some(stall) = &stall {
@@ -93,10 +104,18 @@ impl Outgoing {
 
 impl Outgoing {
     fn note(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, Broken>>>) {
-        if self.access.is_none() {
+        if frame.is_pending() {
             return;
         }
         let ended = self.is_end_stream();
+        if let Some(timed) = &mut self.timed {
+            match frame {
+                Poll::Ready(Some(Err(_))) => timed.broken(),
+                Poll::Ready(None) => timed.ended(),
+                _ if ended => timed.ended(),
+                _ => {}
+            }
+        }
         let Some(access) = &self.access else { return };
         match frame {
             Poll::Ready(Some(Ok(frame))) => {

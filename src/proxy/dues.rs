@@ -101,8 +101,8 @@ impl Dues {
     }
 
     pub fn settle_attempt(&mut self, class: Class) {
-        if let Some((owed, _in_flight)) = self.attempt.take() {
-            owed.settle(class, self.worker.now());
+        if let Some((owed, in_flight)) = self.attempt.take() {
+            owed.settle(in_flight.endpoint(), class, self.worker.now());
         }
     }
 
@@ -116,7 +116,7 @@ impl Dues {
     /// endpoint.
     pub fn found_dead(&mut self) -> Option<InFlight> {
         let (owed, in_flight) = self.attempt.take()?;
-        owed.settle(Class::Ours, self.worker.now());
+        owed.settle(in_flight.endpoint(), Class::Ours, self.worker.now());
         Some(in_flight)
     }
 

@@ -20,6 +20,7 @@ use super::cookies;
 use super::forward::{Call, forward};
 use super::headers::{self, Client, Unfit};
 use super::reply::{self, Fault, Form};
+use super::timed::Timed;
 use super::upstream::Upload;
 use super::worker::Worker;
 use crate::domain::action::Actions;
@@ -34,9 +35,11 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     let (arrived, request_id) = (worker.now(), worker.request_id());
     let (parts, body) = request.into_parts();
     let access = Access::begin(worker, client, &parts, arrived, &request_id);
+    let mut timed = Timed::begin(worker, client, &parts, arrived);
     let form = Form::of(&parts.headers);
     let response = match route(worker, client, &request_id, parts, arrived, access.as_deref()).await {
         Ok(Routed { parts, service, choice, actions, arrived }) => {
+            timed.chosen(service.versions[choice.version].id);
             let upload = Upload::new(body, &worker.deadlines);
             if let Some(access) = &access {
                 access.uploads(upload.progress());
@@ -57,10 +60,11 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
             unrouted.answer(form, &request_id).map(Outgoing::own)
         }
     };
+    timed.answered(&response);
     if let Some(access) = &access {
         access.answered(response.status(), response.body().is_end_stream());
     }
-    response.map(|body| body.logged(access))
+    response.map(|body| body.logged(access).timed(timed))
 }
 
 /// A request that is fit for an endpoint.

@@ -35,6 +35,7 @@ mod replay;
 mod reply;
 mod socket;
 mod stall;
+mod timed;
 pub mod tls;
 mod upstream;
 mod worker;

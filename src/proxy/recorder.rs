@@ -9,8 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
+use crate::domain::duration::Kind;
 use crate::domain::names::{ServiceName, VersionId};
 use crate::domain::outcome::Class;
+use crate::domain::pool::Endpoint;
 use crate::domain::retry::{Reason, Retried};
 use crate::domain::sessions::{Ending, Meaning};
 use crate::domain::snapshot::Service;
@@ -127,6 +129,11 @@ impl Recorder {
         self.batch.borrow_mut().attempts.entry(version).or_default().exposed += 1;
     }
 
+    /// A request is over; `None`: it never had a version.
+    pub fn answered(&self, version: Option<VersionId>, kind: Kind, micros: u64) {
+        self.batch.borrow_mut().timings.request(version, kind, micros);
+    }
+
     /// An attempt at `version` that ended so was followed by another.
     pub fn retried(&self, version: VersionId, reason: Reason) {
         self.retries(version, |retried| retried.add(reason));
@@ -166,11 +173,12 @@ impl Owed {
         self.head_micros = Some(micros);
     }
 
-    pub fn settle(mut self, class: Class, now: Moment) {
+    pub fn settle(mut self, endpoint: &Endpoint, class: Class, now: Moment) {
         self.settled = true;
         let total = now.0.saturating_sub(self.started.0);
         let mut batch = self.recorder.batch.borrow_mut();
         tally(batch.attempts.entry(self.version).or_default(), class, self.head_micros, total);
+        batch.timings.attempt(self.version, endpoint.id, &endpoint.authority, total);
     }
 }
 
@@ -242,7 +250,7 @@ impl Drop for Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::names::Exposure;
+    use crate::domain::names::{EndpointId, Exposure};
     use crate::domain::split::Weight;
     use crate::domain::window::Generation;
 
@@ -261,11 +269,13 @@ mod tests {
         let recorder = Rc::new(Recorder::default());
         let mut owed = recorder.owe(VersionId(1), Moment(0));
         owed.head(500);
-        owed.settle(Class::Success, Moment(900));
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 9001));
+        owed.settle(&Endpoint::new(EndpointId(3), "a:1".into(), address), Class::Success, Moment(900));
         let batch = recorder.flush(0, Tick(0), 1);
         let tally = &batch.attempts[&VersionId(1)];
         assert_eq!((tally.classes.success, tally.classes.total(), batch.lost), (1, 1, 0));
         assert_eq!((tally.head.len(), tally.total.len()), (1, 1));
+        assert_eq!(batch.timings.attempts[&EndpointId(3)].durations.sum_micros, 900);
         assert!(recorder.flush(0, Tick(1), 1).attempts.is_empty(), "and not again");
     }
 

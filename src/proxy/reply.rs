@@ -171,11 +171,12 @@ struct Problem<'a> {
     request_id: &'a str,
 }
 
-/// Our own answer to a request that no endpoint answered.
+/// Our own answer to a request that no endpoint answered; the fault is among its extensions.
 #[must_use]
 pub fn fault(fault: Fault, form: Form, request_id: &HeaderValue) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body(fault, form, request_id))));
     *response.status_mut() = fault.status();
+    response.extensions_mut().insert(fault);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "these tests run in real time, against deadlines")]
 
 #[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "shared with tests that need more of it")]
 mod support;
 
 mod access_log;

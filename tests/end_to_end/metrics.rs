@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Client, Origin, Process, Setup, eventually};
+use crate::support::{Act, Client, Origin, Penstock, Process, Scrape, Setup, eventually};
 
 /// The server may be busy with other tests' load for a while.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -130,7 +130,25 @@ fn prometheus_scrapes_it_and_knows_what_happened() {
         assert_eq!(client.get("/").status, 200);
     }
     prometheus.answers("sum(penstock_attempts_total{service=\"shop\",class=\"success\"})", is(20.0));
-    prometheus.answers("sum(http_server_request_duration_seconds_count)", is(20.0));
+    assert_eq!(client.ask("BREW / HTTP/1.1\r\nHost: shop\r\n\r\n").status, 200);
+    stable.always(Act::Status(500));
+    canary.always(Act::Status(500));
+    assert_eq!(client.post("/", "order").status, 500);
+    prometheus.answers("sum(http_server_request_duration_seconds_count)", is(22.0));
+    let of_requests = "http_request_method=\"GET\",http_response_status_code=\"200\",error_type=\"\",url_scheme=\"http\",\
+                       network_protocol_version=\"1.1\",penstock_service=\"shop\",penstock_role=~\"stable|canary\"";
+    prometheus.answers(&format!("sum(http_server_request_duration_seconds_count{{{of_requests}}})"), is(20.0));
+    let counts = |labels: &str| format!("sum(http_server_request_duration_seconds_count{{{labels}}})");
+    prometheus.answers(&counts("http_request_method=\"_OTHER\""), is(1.0));
+    prometheus.answers(&counts("http_request_method=\"POST\",error_type=\"500\""), is(1.0));
+    let quantile = "histogram_quantile(0.5, sum by (le) (http_server_request_duration_seconds_bucket))";
+    prometheus.answers(quantile, |seconds| seconds > 0.0 && seconds < 10.0);
+    let port = stable.address.port();
+    let attempts = format!(
+        "http_client_request_duration_seconds_count{{server_address=\"127.0.0.1\",server_port=\"{port}\"}} \
+         + ignoring(server_port,penstock_version,penstock_role) http_client_request_duration_seconds_count{{server_port!=\"{port}\"}}"
+    );
+    prometheus.answers(&attempts, is(22.0));
     prometheus.answers("http_server_active_requests", is(0.0));
     let abort =
         format!("POST /v1/services/shop:abort HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", process.admin);
@@ -188,13 +206,9 @@ fn promtool_finds_nothing_to_say_against_a_name() {
 #[test]
 fn requests_under_way_are_counted() {
     let origin = Origin::start("v1");
-    origin.always(crate::support::Act::Hang);
+    origin.always(Act::Hang);
     let penstock = Setup::of(&[&origin]).start();
-    let admin = penstock.admin();
-    let active = || {
-        let text = Client::connect(admin).ask(&format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\n\r\n")).text();
-        text.lines().find_map(|line| line.strip_prefix("http_server_active_requests ")?.parse::<u64>().ok()).unwrap()
-    };
+    let active = || Scrape::of(penstock.admin()).sum("http_server_active_requests", &[]);
     assert_eq!(active(), 0);
     let mut clients = [penstock.client(), penstock.client(), penstock.client()];
     for client in &mut clients {
@@ -203,4 +217,50 @@ fn requests_under_way_are_counted() {
     eventually("three under way", || active() == 3);
     drop(clients);
     eventually("none under way", || active() == 0);
+}
+
+/// The count of requests with these labels.
+fn counted(penstock: &Penstock, labels: &[&str]) -> u64 {
+    Scrape::of(penstock.admin()).sum("http_server_request_duration_seconds_count", labels)
+}
+
+#[test]
+fn a_request_is_counted_once_however_often_it_is_tried() {
+    let (dead, alive) = (Origin::absent("v1"), Origin::start("v1"));
+    let penstock = Setup::of(&[&dead, &alive]).start();
+    let mut client = penstock.client();
+    for _ in 0..20 {
+        assert_eq!(client.get("/").status, 200);
+    }
+    eventually("twenty requests", || counted(&penstock, &["penstock_version=\"v1\""]) == 20);
+    assert!(penstock.settled("v1", 21).failure > 0, "tried elsewhere first");
+    assert_eq!(counted(&penstock, &["status_code=\"200\""]), 20);
+}
+
+#[test]
+fn requests_that_did_not_end_well_say_why() {
+    let origin = Origin::start("v1");
+    let penstock = Setup::of(&[&origin]).routes("{ host = \"shop\", path_prefix = \"/\" }").start();
+    let counts = |labels: &[&str], wanted| {
+        eventually(&format!("{labels:?}"), || counted(&penstock, labels) == wanted);
+    };
+    assert_eq!(penstock.client().ask("GET / HTTP/1.1\r\nHost: elsewhere\r\n\r\n").status, 404);
+    counts(&["{http_request_method=\"GET\"", "status_code=\"404\"", "error_type=\"destination_not_found\""], 1);
+    origin.always(Act::Reset);
+    assert_eq!(penstock.client().ask("HEAD / HTTP/1.0\r\nHost: shop\r\n\r\n").status, 502);
+    counts(&["method=\"HEAD\"", "code=\"502\"", "error_type=\"connection_terminated\"", "version=\"1.0\""], 1);
+    origin.always(Act::raw_then_close("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"));
+    let answer = penstock.client().try_ask("GET / HTTP/1.1\r\nHost: shop\r\n\r\n");
+    assert!(answer.is_err() || answer.is_ok_and(|answer| !answer.whole), "it broke off");
+    counts(&["status_code=\"200\"", "error_type=\"http_response_incomplete\""], 1);
+    origin.always(Act::Hang);
+    let mut impatient = penstock.client();
+    impatient.send("PUT / HTTP/1.1\r\nHost: shop\r\nContent-Length: 0\r\n\r\n").unwrap();
+    eventually("its attempt", || origin.of_method("PUT") == 1);
+    drop(impatient);
+    counts(&["method=\"PUT\"", "error_type=\"client_left\""], 1);
+    origin.always(Act::Stream(300_000));
+    assert!(penstock.get("/").whole);
+    counts(&["method=\"GET\"", "status_code=\"200\""], 2);
+    counts(&["error_type=\"client_left\""], 1);
 }

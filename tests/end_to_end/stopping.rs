@@ -130,3 +130,26 @@ fn a_second_sigterm_ends_the_process_at_once() {
     process.ended();
     assert!(client.is_closed());
 }
+
+#[test]
+fn only_what_was_under_way_is_said_to_be_cut_off() {
+    let origin = Origin::start("v1");
+    for (under_way, said) in [(0, 0), (2, 1)] {
+        let mut process = Process::serve(&Setup::of(&[&origin]).stopping("60s", "60s"));
+        let mut clients = [process.client(), process.client(), process.client()];
+        assert!(clients.iter_mut().all(|client| client.get("/").status == 200), "three open connections");
+        origin.always(Act::Hang);
+        let before = origin.requests();
+        for client in &mut clients[..under_way] {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        }
+        eventually("the requests at the endpoint", || origin.requests() == before + under_way as u64);
+        process.terminate();
+        thread::sleep(Duration::from_millis(300)); // two at once may count as one
+        process.terminate();
+        let log = process.rest_of_log();
+        assert_eq!(log.matches("cut off").count(), said, "{log}");
+        assert_eq!(log.matches(&format!("\"requests\":{under_way}")).count(), said, "{log}");
+        origin.always(Act::Answer);
+    }
+}

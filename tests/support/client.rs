@@ -59,7 +59,12 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_write_timeout(Some(DEADLINE))?;
-        Ok(Client { stream: BufReader::with_capacity(128 * 1024, stream) })
+        Ok(Client::over(stream, 128 * 1024))
+    }
+
+    /// On a connection that is there already, reading at most so many bytes ahead.
+    pub fn over(stream: TcpStream, ahead: usize) -> Client {
+        Client { stream: BufReader::with_capacity(ahead, stream) }
     }
 
     pub fn socket(&self) -> &TcpStream {

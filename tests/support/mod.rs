@@ -7,6 +7,8 @@ pub mod load;
 pub mod origin;
 pub mod penstock;
 pub mod process;
+pub mod relay;
+pub mod scrape;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ pub use load::{Load, Report};
 pub use origin::{Act, Origin, Request};
 pub use penstock::{Penstock, Setup};
 pub use process::Process;
+pub use scrape::Scrape;
 
 /// Generous: a slow machine that runs other tests meanwhile still gets there.
 pub const DEADLINE: Duration = Duration::from_secs(15);

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::DEADLINE;
+use super::relay::{Passing, forward};
+use super::{Client, DEADLINE};
 
 /// Requests kept word for word.
 const KEPT: usize = 512;
@@ -43,6 +44,8 @@ pub enum Act {
     /// Closes the connection in the way that tells the other side at once.
     Reset,
     Hang,
+    /// Asks another server, and passes its answer on.
+    Forward(SocketAddr, Passing),
     /// Leaves the request's body in the socket until [`Origin::release`], then goes on.
     Stall,
 }
@@ -57,7 +60,10 @@ impl Act {
     }
 
     fn is_good(&self) -> bool {
-        matches!(self, Act::Answer | Act::Stream(_) | Act::Late(_) | Act::AnswerThenClose | Act::Stall)
+        matches!(
+            self,
+            Act::Answer | Act::Forward(..) | Act::Stream(_) | Act::Late(_) | Act::AnswerThenClose | Act::Stall
+        )
     }
 
     /// Done without looking at the body.
@@ -257,7 +263,7 @@ impl Drop for Origin {
 }
 
 /// Bound to a port that stays ours while nobody listens on it: the system gives away only ports that it chose itself.
-fn bound() -> Socket {
+pub fn bound() -> Socket {
     loop {
         let chosen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -304,6 +310,7 @@ impl Shared {
     }
 
     fn serve(&self, connection: u64, mut stream: TcpStream) -> io::Result<()> {
+        let mut onward = None;
         while let Some(mut request) = next_head(&stream, connection)? {
             let act = self.note(&request);
             if act.ignores_body() {
@@ -320,7 +327,10 @@ impl Shared {
             if let Some(kept) = self.state().seen.kept.back_mut().filter(|kept| kept.connection == connection) {
                 *kept = request.clone();
             }
-            if !self.act(&act, &request, &mut stream)? {
+            if matches!(act, Act::Forward(_, Passing::Broken)) {
+                self.state().open.remove(&connection); // it would keep the connection open
+            }
+            if !self.act(&act, &request, &mut stream, &mut onward)? {
                 return Ok(());
             }
         }
@@ -406,8 +416,15 @@ impl Shared {
     }
 
     /// Whether the connection goes on.
-    fn act(&self, act: &Act, request: &Request, stream: &mut TcpStream) -> io::Result<bool> {
+    fn act(
+        &self,
+        act: &Act,
+        request: &Request,
+        stream: &mut TcpStream,
+        onward: &mut Option<Client>,
+    ) -> io::Result<bool> {
         match act {
+            Act::Forward(to, passing) => return forward(request, stream, *to, *passing, onward),
             Act::Answer | Act::Stall | Act::AnswerThenClose | Act::Status(_) | Act::Late(_) => {
                 if let Act::Late(after) = act {
                     thread::sleep(*after);

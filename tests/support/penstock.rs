@@ -40,12 +40,21 @@ pub struct Setup {
 
 impl Setup {
     pub fn of(stable: &[&Origin]) -> Setup {
-        let stable = stable.iter().map(|origin| origin.address).collect();
+        Setup::at(stable.iter().map(|origin| origin.address))
+    }
+
+    /// By address, for servers that are something else.
+    pub fn at(stable: impl IntoIterator<Item = SocketAddr>) -> Setup {
+        let stable = stable.into_iter().collect();
         Setup { stable, routes: "{ path_prefix = \"/\" }", drain: "300ms", linger: "0s", ..Setup::default() }
     }
 
     pub fn canary(self, canary: &[&Origin], weight: &'static str) -> Setup {
-        Setup { canary: canary.iter().map(|origin| origin.address).collect(), weight: Some(weight), ..self }
+        self.canary_at(canary.iter().map(|origin| origin.address), weight)
+    }
+
+    pub fn canary_at(self, canary: impl IntoIterator<Item = SocketAddr>, weight: &'static str) -> Setup {
+        Setup { canary: canary.into_iter().collect(), weight: Some(weight), ..self }
     }
 
     pub fn pins(self, pins: &'static str) -> Setup {

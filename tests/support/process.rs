@@ -28,7 +28,7 @@ impl Process {
     pub fn serve_with(setup: &Setup, variables: &[(&str, &str)]) -> Process {
         let turn = Turn::among();
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        write!(file, "{}\n[log]\nformat = \"json\"\n", setup.text()).unwrap();
+        write!(file, "{}", text(setup)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_penstock"))
             .args(["serve".as_ref(), file.path().as_os_str()])
             .env_remove("PENSTOCK_LOG")
@@ -55,6 +55,11 @@ impl Process {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
         line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Writes another file in the place of its own.
+    pub fn rewrite(&self, setup: &Setup) {
+        std::fs::write(self.file.path(), text(setup)).unwrap();
     }
 
     /// Changes its file.
@@ -100,6 +105,10 @@ impl Drop for Process {
         let _ended_already = self.child.kill();
         let _ended_already = self.child.wait();
     }
+}
+
+fn text(setup: &Setup) -> String {
+    format!("{}\n[log]\nformat = \"json\"\n", setup.text())
 }
 
 fn listening(line: &str, what: &str) -> Option<SocketAddr> {
