@@ -259,7 +259,7 @@ impl Worker {
             self.upstreams.reap(now);
             self.budgets.borrow_mut().forget(ended);
         }
-        batches.try_send(batch).err()
+        batches.try_send(batch)
     }
 }
 

@@ -39,9 +39,6 @@ const GARBAGE: [&str; 7] = [
     "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nokk",
     "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nok",
 ];
-/// The last of them are about lengths, which are not looked at in an answer to HEAD.
-const LENGTHS: usize = 2;
-
 type Injected = Arc<Mutex<BTreeMap<(Fault, Repeatable), u64>>>;
 
 /// Whether a request may be sent again without asking: a safe method.
@@ -112,7 +109,7 @@ impl World {
                     let mut injected = injected.lock().unwrap_or_else(PoisonError::into_inner);
                     *injected.entry((*fault, repeatable)).or_default() += 1;
                 }
-                act.map_or(Act::Forward(to, Passing::Whole), |(fault, draw)| fault.act(to, request, draw))
+                act.map_or(Act::Forward(to, Passing::Whole), |(fault, draw)| fault.act(to, draw))
             });
             relay
         };
@@ -183,14 +180,13 @@ fn fault(plan: &Plan, seed: u64, request: &Request) -> Option<(Fault, usize)> {
 }
 
 impl Fault {
-    fn act(self, to: SocketAddr, request: &Request, draw: usize) -> Act {
-        let garbage = if request.method() == "HEAD" { &GARBAGE[..GARBAGE.len() - LENGTHS] } else { &GARBAGE };
+    fn act(self, to: SocketAddr, draw: usize) -> Act {
         match self {
             Fault::ResetBeforeHead => Act::Reset,
             Fault::ResetMidBody => Act::Forward(to, Passing::Broken),
             Fault::Hang => Act::Hang,
             Fault::Slow => Act::Forward(to, Passing::Slowly),
-            Fault::Garbage => Act::raw_then_close(garbage[draw % garbage.len()]),
+            Fault::Garbage => Act::raw_then_close(GARBAGE[draw % GARBAGE.len()]),
             Fault::Trailer => Act::Forward(to, Passing::Trailed),
         }
     }
