@@ -82,6 +82,7 @@ fn definition(index: usize) -> Definition {
         pins: Vec::new(),
         policy: Policy::default(),
         timeouts: Timeouts::default(),
+        health_check: None,
     }
 }
 

@@ -55,6 +55,7 @@ pub fn shop() -> Definition {
         pins: vec![],
         policy: Policy::default(),
         timeouts: Timeouts::default(),
+        health_check: None,
     }
 }
 

@@ -18,6 +18,7 @@
 
 mod check;
 mod file;
+mod health_check;
 mod overrides;
 mod problem;
 mod service;

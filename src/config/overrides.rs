@@ -111,10 +111,22 @@ const SERVICE: Shape = Shape::Table(&[
     ("versions", Shape::Named(&Shape::Table(&[("endpoints", Shape::One(Kind::Texts))]))),
     ("rollback", Shape::Table(&[("error_rate", ERROR_RATE), ("latency", LATENCY), ("mode", TEXT)])),
     ("timeouts", Shape::Table(&[("connect", TEXT), ("response_head", TEXT), ("body_idle", TEXT)])),
+    ("health_check", HEALTH_CHECK),
 ]);
 
 const PIN: Shape =
     Shape::Table(&[("header", TEXT), ("cookie", TEXT), ("query", TEXT), ("value", TEXT), ("version", TEXT)]);
+const HEALTH_CHECK: Shape = Shape::Table(&[
+    ("protocol", TEXT),
+    ("path", TEXT),
+    ("host", TEXT),
+    ("interval", TEXT),
+    ("timeout", TEXT),
+    ("rise", Shape::One(Kind::Integer)),
+    ("fall", Shape::One(Kind::Integer)),
+    ("expect_status", TEXT),
+    ("expect_body", TEXT),
+]);
 const ERROR_RATE: Shape = Shape::OffOr(&[("above", PART), ("window", PART)]);
 const LATENCY: Shape = Shape::OffOr(&[("quantile", PART), ("above", PART), ("window", PART)]);
 

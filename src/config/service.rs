@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::file::{At, Field, Meaning, Place, Table, closest, listed};
+use super::health_check;
 use super::problem::clipped;
 use super::value::{self, Bounds, Endpoint, Percentages};
+use crate::domain::check::HealthCheck;
 use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::route::{HostPattern, Route};
@@ -27,6 +29,7 @@ pub(super) struct Draft<'a> {
     pub pins: Vec<DraftPin<'a>>,
     policy: Policy,
     timeouts: Timeouts,
+    health_check: Option<HealthCheck>,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,7 @@ impl<'a> Draft<'a> {
             pins: table.get("pins").map(|field| pins(&field)).unwrap_or_default(),
             policy: table.get("rollback").map(rollback).unwrap_or_default(),
             timeouts: table.get("timeouts").map(timeouts).unwrap_or_default(),
+            health_check: table.get("health_check").and_then(health_check::read),
         };
         table.finish();
         Some(draft)
@@ -115,6 +119,7 @@ impl<'a> Draft<'a> {
             pins: pins?,
             policy: self.policy,
             timeouts: self.timeouts,
+            health_check: self.health_check,
         })
     }
 }

@@ -11,6 +11,7 @@ use super::file::path_below;
 use super::problem::Span;
 use super::source::{Origin, Sources};
 use super::{AccessLog, LogFormat, Settings};
+use crate::domain::check::Ask;
 use crate::domain::judge::Mode;
 use crate::domain::route::Route;
 use crate::domain::service::{Definition, PinDefinition, Target};
@@ -158,6 +159,36 @@ impl Page<'_> {
         self.duration("connect", service.timeouts.connect);
         self.duration("response_head", service.timeouts.response_head);
         self.duration("body_idle", service.timeouts.body_idle);
+        self.health_check(&path, service);
+    }
+
+    fn health_check(&mut self, path: &str, service: &Definition) {
+        let Some(check) = &service.health_check else {
+            self.lines.push((String::new(), String::new()));
+            path.clone_into(&mut self.table);
+            return self.absent("health_check", "nobody asks; endpoints count as healthy");
+        };
+        self.table(&format!("{path}.health_check"));
+        match &check.ask {
+            Ask::Tcp => self.text("protocol", "tcp"),
+            Ask::Http(http) => {
+                self.text("protocol", "http");
+                self.text("path", &http.path);
+                match &http.host {
+                    Some(host) => self.text("host", host),
+                    None => self.absent("host", "the endpoint's"),
+                }
+                self.text("expect_status", &http.expect_status);
+                match &http.expect_body {
+                    Some(text) => self.text("expect_body", text),
+                    None => self.absent("expect_body", "any"),
+                }
+            }
+        }
+        self.duration("interval", check.interval);
+        self.duration("timeout", check.timeout);
+        self.value("rise", check.rise);
+        self.value("fall", check.fall);
     }
 
     fn limits(&mut self, service: &Definition) {

@@ -6,6 +6,7 @@ use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::check::HealthCheck;
 use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
 use crate::domain::names::VersionName;
 use crate::domain::service::{Target, Timeouts};
@@ -95,6 +96,7 @@ fn the_tour_shows_the_defaults() {
     let (shop, plain) = (&tour.services[0], &short.services[0]);
     assert_eq!(shop.policy.error_rate, plain.policy.error_rate);
     assert_eq!((shop.policy.mode, shop.timeouts), (plain.policy.mode, plain.timeouts));
+    assert_eq!(shop.health_check, Some(HealthCheck::default()));
     let bare = with("", "canary = \"v2\"\nrollback.latency = { above = \"5s\" }", V2);
     assert_eq!(shop.policy.latency, parse("bare", &bare).unwrap().services[0].policy.latency);
 }
@@ -412,7 +414,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 /// Each with a value other than the default.
-const VARIABLES: [(&str, &str); 33] = [
+const VARIABLES: [(&str, &str); 41] = [
     ("PENSTOCK_WORKERS", "7"),
     ("PENSTOCK_LISTENERS_0_ADDRESS", "127.0.0.1:7001"),
     ("PENSTOCK_LISTENERS_1_ADDRESS", "127.0.0.1:7002"),
@@ -446,6 +448,14 @@ const VARIABLES: [(&str, &str); 33] = [
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_CONNECT", "1s"),
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_RESPONSE_HEAD", "31s"),
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_BODY_IDLE", "32s"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_PATH", "/up"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_HOST", "shop:80"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_INTERVAL", "3s"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_TIMEOUT", "1s"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_RISE", "4"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_FALL", "5"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_EXPECT_STATUS", "200, 204"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_EXPECT_BODY", "ok"),
 ];
 
 /// The tour, with what overrides it.

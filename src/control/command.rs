@@ -225,6 +225,7 @@ mod tests {
             pins: vec![],
             policy: Policy::default(),
             timeouts: Timeouts::default(),
+            health_check: None,
         }])
     }
 

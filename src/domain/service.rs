@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::check::HealthCheck;
 use super::judge::Policy;
 use super::names::{ServiceName, VersionName};
 use super::route::Route;
@@ -22,6 +23,8 @@ pub struct Definition {
     pub pins: Vec<PinDefinition>,
     pub policy: Policy,
     pub timeouts: Timeouts,
+    /// `None`: nobody asks, and endpoints count as healthy.
+    pub health_check: Option<HealthCheck>,
 }
 
 impl Definition {

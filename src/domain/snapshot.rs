@@ -160,6 +160,7 @@ mod tests {
             pins: vec![PinDefinition { matcher, target: Target::Canary }],
             policy: Policy::default(),
             timeouts: Timeouts::default(),
+            health_check: None,
         }
     }
 

@@ -572,6 +572,7 @@ fn definition(luck: &mut fastrand::Rng, canary: Canary) -> Definition {
         pins: vec![pin("always", Target::Canary), pin("v2", Target::Version(v2))],
         policy: Policy { mode, latency, ..Policy::default() },
         timeouts: Timeouts { response_head: Duration::from_secs(pick(luck, &[3, 30])), ..Timeouts::default() },
+        health_check: None,
     }
 }
 
