@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::file::{At, Field, Meaning, Place, Table, closest, listed};
 use super::problem::clipped;
 use super::value::{self, Bounds, Endpoint, Percentages};
+use crate::domain::balance::Balancing;
 use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::route::{HostPattern, Route};
@@ -27,6 +28,7 @@ pub(super) struct Draft<'a> {
     pub pins: Vec<DraftPin<'a>>,
     policy: Policy,
     timeouts: Timeouts,
+    balancing: Balancing,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,7 @@ impl<'a> Draft<'a> {
             pins: table.get("pins").map(|field| pins(&field)).unwrap_or_default(),
             policy: table.get("rollback").map(rollback).unwrap_or_default(),
             timeouts: table.get("timeouts").map(timeouts).unwrap_or_default(),
+            balancing: Balancing::default(),
         };
         table.finish();
         Some(draft)
@@ -115,13 +118,14 @@ impl<'a> Draft<'a> {
             pins: pins?,
             policy: self.policy,
             timeouts: self.timeouts,
+            balancing: self.balancing,
         })
     }
 }
 
 impl DraftVersion<'_> {
     fn build(self) -> Option<VersionDefinition> {
-        let endpoints = self.endpoints.into_iter().map(|endpoint| endpoint.value.text).collect();
+        let endpoints = self.endpoints.into_iter().map(|endpoint| endpoint.value.text.into()).collect();
         Some(VersionDefinition { name: self.name?, endpoints })
     }
 }

@@ -206,6 +206,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::balance::Balancing;
     use crate::domain::judge::{Policy, Verdict};
     use crate::domain::service::{Definition, Timeouts, VersionDefinition};
     use crate::domain::split::Weight;
@@ -225,6 +226,7 @@ mod tests {
             pins: vec![],
             policy: Policy::default(),
             timeouts: Timeouts::default(),
+            balancing: Balancing::default(),
         }])
     }
 
