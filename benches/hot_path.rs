@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue};
+use penstock::domain::balance::Balancing;
 use penstock::domain::names::{EndpointId, Exposure, VersionId};
 use penstock::domain::outcome::Class;
-use penstock::domain::pool::{Endpoint, Pool};
+use penstock::domain::pool::{Ask, Endpoint, Member, Pool};
 use penstock::domain::route::{Facts, HostPattern, Route, Router};
 use penstock::domain::split::{Matcher, Pin, Role, Split, Weight};
 use penstock::domain::time::Tick;
@@ -45,7 +46,7 @@ fn pool(endpoints: u16) -> Pool {
         let address = SocketAddr::from(([127, 0, 0, 1], 9_000 + index));
         Arc::new(Endpoint::new(EndpointId(index.into()), address.to_string().into(), address))
     };
-    Pool { endpoints: (0..endpoints).map(endpoint).collect() }
+    Pool::new((0..endpoints).map(endpoint).map(Member::of), Balancing::default(), true)
 }
 
 fn headers() -> HeaderMap {
@@ -77,7 +78,9 @@ fn choosing(c: &mut Criterion) {
     }
     for endpoints in [1, 10] {
         let pool = pool(endpoints);
-        c.bench_function(&format!("pick/of_{endpoints}"), |b| b.iter(|| pool.pick(black_box(&[]), random.u64(..))));
+        c.bench_function(&format!("pick/of_{endpoints}"), |b| {
+            b.iter(|| pool.pick(black_box(&Ask { draw: random.u64(..), ..Ask::default() })));
+        });
     }
 }
 
@@ -139,7 +142,7 @@ fn everything(c: &mut Criterion) {
         b.iter(|| {
             let service = router.route(black_box(&facts));
             let choice = split.choose(&facts, random.u64(..));
-            let attempt = pool.pick(&[], random.u64(..));
+            let attempt = pool.pick(&Ask { draw: random.u64(..), ..Ask::default() });
             counts.record(7, black_box(random.u64(200..20_000)));
             (service, choice, attempt)
         });

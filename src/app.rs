@@ -213,7 +213,7 @@ fn limits(settings: &Settings) -> Limits {
 
 fn authorities(settings: &Settings) -> BTreeSet<Arc<str>> {
     let versions = settings.services.iter().flat_map(|service| &service.versions);
-    versions.flat_map(|version| version.endpoints.iter().cloned()).collect()
+    versions.flat_map(|version| version.endpoints.iter().map(|endpoint| endpoint.authority.clone())).collect()
 }
 
 /// Names that have no address yet do not keep the proxy from starting: their versions have no endpoint until they do.

@@ -12,13 +12,14 @@ use super::{Outside, bind, serve};
 use crate::control::command::{Command, Commands, Control, Done, Refused, admit};
 use crate::control::journal::{Actor, Entry, Journal};
 use crate::control::view::{EndpointView, ServiceView, VersionView, View};
+use crate::domain::balance::Balancing;
 use crate::domain::judge::{Conviction, Policy, Reading, Trigger};
 pub use crate::domain::judge::{Hold, Mode, Verdict};
 use crate::domain::names::{EndpointId, ServiceName, VersionName};
 use crate::domain::outcome::Class;
 use crate::domain::pool::Endpoint;
 use crate::domain::route::{HostPattern, Route};
-use crate::domain::service::{Definition, Timeouts, VersionDefinition};
+use crate::domain::service::{Definition, EndpointDefinition, Timeouts, VersionDefinition};
 use crate::domain::split::{Role, Weight};
 use crate::domain::standing::{Change, Input};
 use crate::domain::state::{Event, ServiceState, State};
@@ -56,6 +57,7 @@ pub fn shop() -> Definition {
         policy: Policy::default(),
         timeouts: Timeouts::default(),
         health_check: None,
+        balancing: Balancing::default(),
     }
 }
 
@@ -223,7 +225,7 @@ impl Inside {
     }
 }
 
-fn endpoint(authority: &Arc<str>) -> EndpointView {
+fn endpoint(EndpointDefinition { authority, .. }: &EndpointDefinition) -> EndpointView {
     let address = authority.parse().unwrap();
     let resolved = vec![Arc::new(Endpoint::new(EndpointId(1), authority.clone(), address))];
     EndpointView { authority: authority.clone(), resolved }

@@ -6,6 +6,7 @@ use super::file::{At, Field, Meaning, Place, Table, closest, listed};
 use super::health_check;
 use super::problem::clipped;
 use super::value::{self, Bounds, Endpoint, Percentages};
+use crate::domain::balance::Balancing;
 use crate::domain::check::HealthCheck;
 use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
 use crate::domain::names::{ServiceName, VersionName};
@@ -30,6 +31,7 @@ pub(super) struct Draft<'a> {
     policy: Policy,
     timeouts: Timeouts,
     health_check: Option<HealthCheck>,
+    balancing: Balancing,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl<'a> Draft<'a> {
             policy: table.get("rollback").map(rollback).unwrap_or_default(),
             timeouts: table.get("timeouts").map(timeouts).unwrap_or_default(),
             health_check: table.get("health_check").and_then(health_check::read),
+            balancing: Balancing::default(),
         };
         table.finish();
         Some(draft)
@@ -120,13 +123,14 @@ impl<'a> Draft<'a> {
             policy: self.policy,
             timeouts: self.timeouts,
             health_check: self.health_check,
+            balancing: self.balancing,
         })
     }
 }
 
 impl DraftVersion<'_> {
     fn build(self) -> Option<VersionDefinition> {
-        let endpoints = self.endpoints.into_iter().map(|endpoint| endpoint.value.text).collect();
+        let endpoints = self.endpoints.into_iter().map(|endpoint| endpoint.value.text.into()).collect();
         Some(VersionDefinition { name: self.name?, endpoints })
     }
 }

@@ -150,7 +150,7 @@ impl Page<'_> {
         self.items("pins", service.pins.iter().map(pin_text).collect());
         for version in &service.versions {
             self.table(&path_below(&format!("{path}.versions"), version.name.as_str()));
-            let endpoints: Vec<String> = version.endpoints.iter().map(quoted).collect();
+            let endpoints: Vec<String> = version.endpoints.iter().map(|endpoint| quoted(&endpoint.authority)).collect();
             self.value("endpoints", format!("[{}]", endpoints.join(", ")));
         }
         self.table(&format!("{path}.rollback"));

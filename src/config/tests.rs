@@ -552,7 +552,7 @@ fn names_are_found_however_they_are_spelled() {
     ];
     let settings = parse_with("x", &text, &Overrides::environment(variables)).unwrap().settings;
     assert_eq!(settings.services[0].timeouts.connect, Duration::from_secs(9));
-    assert_eq!(&*settings.services[0].versions[0].endpoints[0], "a:1");
+    assert_eq!(&*settings.services[0].versions[0].endpoints[0].authority, "a:1");
 }
 
 #[test]

@@ -206,6 +206,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::balance::Balancing;
     use crate::domain::judge::{Policy, Verdict};
     use crate::domain::service::{Definition, Timeouts, VersionDefinition};
     use crate::domain::split::Weight;
@@ -226,6 +227,7 @@ mod tests {
             policy: Policy::default(),
             timeouts: Timeouts::default(),
             health_check: None,
+            balancing: Balancing::default(),
         }])
     }
 

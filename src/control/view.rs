@@ -10,6 +10,7 @@ use crate::domain::judge::{Hold, Mode, Reading};
 use crate::domain::names::{Exposure, ServiceName, VersionId, VersionName};
 use crate::domain::pool::Endpoint;
 use crate::domain::route::Route;
+use crate::domain::service::EndpointDefinition;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::split::{Role, Weight};
 use crate::domain::standing::{Probe, Seal};
@@ -186,15 +187,18 @@ fn share(stable: Option<u64>, canary: Option<u64>) -> Option<f64> {
     (stable + canary > 0).then(|| canary as f64 / (stable + canary) as f64)
 }
 
-fn endpoints(declared: &[Arc<str>], snapshot: &Snapshot, version: VersionId) -> Vec<EndpointView> {
+fn endpoints(declared: &[EndpointDefinition], snapshot: &Snapshot, version: VersionId) -> Vec<EndpointView> {
     let pool =
         snapshot.services.iter().flat_map(|service| &service.versions).find(|v| v.id == version).map(|v| &v.pool);
     let resolved = |authority: &Arc<str>| {
-        let all = pool.iter().flat_map(|pool| pool.endpoints.iter());
+        let all = pool.iter().flat_map(|pool| pool.endpoints());
         all.filter(|endpoint| endpoint.authority == *authority).cloned().collect()
     };
     declared
         .iter()
-        .map(|authority| EndpointView { authority: authority.clone(), resolved: resolved(authority) })
+        .map(|EndpointDefinition { authority, .. }| EndpointView {
+            authority: authority.clone(),
+            resolved: resolved(authority),
+        })
         .collect()
 }

@@ -3,7 +3,11 @@
 //! Nothing here owns a clock, a socket, a task or a source of luck: time and draws are arguments, so that
 //! every decision can be replayed. This layer imports nothing else of ours (`tests/tidy.rs` holds it to that).
 
+pub mod balance;
+pub mod breaker;
 pub mod check;
+pub mod ejection;
+pub mod health;
 pub mod judge;
 pub mod names;
 pub mod outcome;

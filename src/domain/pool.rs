@@ -1,10 +1,13 @@
-//! The endpoints of one version, and the choice among them.
+//! The endpoints of one version, what all workers share of them, and the choice among them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::balance::Balancing;
+use super::health::{Administrative, Health, Operational};
 use super::names::EndpointId;
+use super::time::Moment;
 
 /// One address that serves a version. Kept over snapshots while its version lists it, so its counters stay true.
 #[derive(Debug)]
@@ -13,24 +16,85 @@ pub struct Endpoint {
     /// As the file names it: `host:port`.
     pub authority: Arc<str>,
     pub address: SocketAddr,
-    in_flight: Padded,
+    /// Written by every request; apart from what is only read by them.
+    in_flight: Padded<AtomicU32>,
+    condition: Padded<Condition>,
 }
 
-/// A counter on a cache line of its own: workers on different cores count different endpoints without touching.
+/// A cache line of its own: workers on different cores count different endpoints without touching.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Padded(AtomicU32);
+pub(super) struct Padded<T>(pub(super) T);
+
+/// What is read by every pick and seldom written.
+#[derive(Debug)]
+struct Condition {
+    health: Health,
+    /// Gateway failures in a row, over all workers.
+    failures: AtomicU32,
+    /// Until when it is ejected (microseconds of [`Moment`]).
+    ejected_until: AtomicU64,
+    /// How many ejections the next one is lengthened by.
+    ejections: AtomicU32,
+}
 
 impl Endpoint {
+    /// A new endpoint, healthy until something says otherwise.
     #[must_use]
     pub fn new(id: EndpointId, authority: Arc<str>, address: SocketAddr) -> Endpoint {
-        Endpoint { id, authority, address, in_flight: Padded::default() }
+        let condition = Condition {
+            health: Health::new(Operational::default()),
+            failures: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+            ejections: AtomicU32::new(0),
+        };
+        Endpoint { id, authority, address, in_flight: Padded::default(), condition: Padded(condition) }
     }
 
     /// Attempts under way over all workers.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.in_flight.0.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn operational(&self) -> Operational {
+        self.condition.0.health.operational()
+    }
+
+    /// One writer: who checks health.
+    pub fn set_operational(&self, operational: Operational, now: Moment) {
+        self.condition.0.health.set(operational, now);
+    }
+
+    /// When it became healthy last: its slow start is measured from here.
+    #[must_use]
+    pub fn healthy_since(&self) -> Moment {
+        self.condition.0.health.since()
+    }
+
+    /// Gateway failures in a row.
+    #[must_use]
+    pub fn consecutive_failures(&self) -> u32 {
+        self.condition.0.failures.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn ejected(&self, now: Moment) -> bool {
+        self.condition.0.ejected_until.load(Ordering::Relaxed) > now.0
+    }
+
+    /// Until when it is ejected; `None` when it is not.
+    #[must_use]
+    pub fn ejected_until(&self, now: Moment) -> Option<Moment> {
+        let until = Moment(self.condition.0.ejected_until.load(Ordering::Relaxed));
+        (until > now).then_some(until)
+    }
+
+    /// How often it was ejected lately.
+    #[must_use]
+    pub fn ejections(&self) -> u32 {
+        self.condition.0.ejections.load(Ordering::Relaxed)
     }
 }
 
@@ -48,7 +112,7 @@ impl InFlight {
     }
 
     #[must_use]
-    pub fn endpoint(&self) -> &Endpoint {
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 }
@@ -59,27 +123,106 @@ impl Drop for InFlight {
     }
 }
 
+/// An endpoint as one snapshot of its version has it.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub endpoint: Arc<Endpoint>,
+    /// Its share of the version's requests, relative to the others'; 1 to 1000.
+    pub weight: u32,
+    /// What a person wants of it.
+    pub administrative: Administrative,
+}
+
+impl Member {
+    /// A member of weight 1 that may take requests.
+    #[must_use]
+    pub fn of(endpoint: Arc<Endpoint>) -> Member {
+        Member { endpoint, weight: 1, administrative: Administrative::Ready }
+    }
+
+    /// Whether it may take a new request: wanted, healthy, and not ejected.
+    #[must_use]
+    pub fn takes(&self, now: Moment) -> bool {
+        self.administrative == Administrative::Ready
+            && self.endpoint.operational() == Operational::Healthy
+            && !self.endpoint.ejected(now)
+    }
+}
+
 /// The endpoints of one version.
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
-    pub endpoints: Box<[Arc<Endpoint>]>,
+    pub members: Box<[Member]>,
+    pub balancing: Balancing,
+    /// With no endpoint available, all that are wanted are tried: so it is with stable, and with no other version.
+    pub fails_open: bool,
+}
+
+/// What is known of a request when an endpoint is picked for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ask<'a> {
+    /// Endpoints not to pick again.
+    pub tried: &'a [EndpointId],
+    /// Uniform over `u64`.
+    pub draw: u64,
+    /// What the request is hashed by, if the service balances by hash and the request has it.
+    pub key: Option<u64>,
+    pub now: Moment,
+}
+
+/// Why no endpoint was picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unpicked {
+    /// None is available that was not tried.
+    NoneLeft,
+    /// All that are available are at their limits.
+    Full,
 }
 
 impl Pool {
-    /// Power of two choices on in-flight attempts, among those not tried yet; `None` when all were.
     #[must_use]
-    pub fn pick(&self, tried: &[EndpointId], draw: u64) -> Option<InFlight> {
-        let left = self.endpoints.len() - self.endpoints.iter().filter(|e| tried.contains(&e.id)).count();
-        let (first, second) = two_of(left, draw)?;
-        let (first, second) = (self.untried(tried, first)?, self.untried(tried, second)?);
-        let freer = if second.in_flight() < first.in_flight() { second } else { first };
-        Some(InFlight::begin(freer.clone()))
+    pub fn new(members: impl IntoIterator<Item = Member>, balancing: Balancing, fails_open: bool) -> Pool {
+        Pool { members: members.into_iter().collect(), balancing, fails_open }
     }
 
-    fn untried(&self, tried: &[EndpointId], nth: usize) -> Option<&Arc<Endpoint>> {
-        self.endpoints.iter().filter(|e| !tried.contains(&e.id)).nth(nth)
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.members.iter().map(|member| &member.endpoint)
+    }
+
+    /// Power of two choices on in-flight attempts, among those not tried yet.
+    pub fn pick(&self, ask: &Ask<'_>) -> Result<InFlight, Unpicked> {
+        let panics = self.panics(ask.now);
+        let candidates = || self.candidates(ask, panics);
+        let (first, second) = two_of(candidates().count(), ask.draw).ok_or(Unpicked::NoneLeft)?;
+        let nth = |n| candidates().nth(n).ok_or(Unpicked::NoneLeft);
+        let (first, second) = (nth(first)?, nth(second)?);
+        let freer = if second.endpoint.in_flight() < first.endpoint.in_flight() { second } else { first };
+        Ok(InFlight::begin(freer.endpoint.clone()))
+    }
+
+    fn candidates(&self, ask: &Ask<'_>, panics: bool) -> impl Iterator<Item = &Member> {
+        let (tried, now) = (ask.tried, ask.now);
+        let eligible = move |m: &&Member| {
+            if panics { m.administrative == Administrative::Ready } else { m.takes(now) }
+        };
+        self.members.iter().filter(eligible).filter(move |m| !tried.contains(&m.endpoint.id))
+    }
+
+    /// The panic rule: whether so few endpoints are available that their health is ignored.
+    #[must_use]
+    pub fn panics(&self, now: Moment) -> bool {
+        let wanted = self.members.iter().filter(|member| member.administrative == Administrative::Ready).count();
+        let available = self.members.iter().filter(|member| member.takes(now)).count();
+        if available == 0 {
+            return self.fails_open;
+        }
+        let threshold = u64::from(self.balancing.panic_threshold.basis_points());
+        wanted > FEW && (available as u64) * 10_000 < threshold * wanted as u64
     }
 }
+
+/// Up to so many endpoints, one healthy is enough: a share of them says little.
+const FEW: usize = 3;
 
 /// Two different positions below `n` (the same one twice when there is one), from one draw.
 fn two_of(n: usize, draw: u64) -> Option<(usize, usize)> {
@@ -106,24 +249,28 @@ mod tests {
         let endpoint = |i: u16| {
             Arc::new(Endpoint::new(EndpointId(i.into()), format!("e{i}").into(), SocketAddr::from(([127, 0, 0, 1], i))))
         };
-        Pool { endpoints: (0..n).map(endpoint).collect() }
+        Pool::new((0..n).map(endpoint).map(Member::of), Balancing::default(), true)
+    }
+
+    fn ask(draw: u64) -> Ask<'static> {
+        Ask { draw, ..Ask::default() }
     }
 
     #[test]
     fn an_attempt_counts_itself_out() {
         let pool = pool(1);
-        let attempt = pool.pick(&[], 0).unwrap();
-        assert_eq!(pool.endpoints[0].in_flight(), 1);
+        let attempt = pool.pick(&ask(0)).unwrap();
+        assert_eq!(pool.members[0].endpoint.in_flight(), 1);
         drop(attempt);
-        assert_eq!(pool.endpoints[0].in_flight(), 0);
+        assert_eq!(pool.members[0].endpoint.in_flight(), 0);
     }
 
     #[test]
     fn the_freer_of_two_is_taken() {
         let pool = pool(2);
-        let busy = InFlight::begin(pool.endpoints[0].clone());
+        let busy = InFlight::begin(pool.members[0].endpoint.clone());
         for draw in [0, u64::MAX, 1 << 63, 1 << 31] {
-            assert_eq!(pool.pick(&[], draw).unwrap().endpoint().id, EndpointId(1));
+            assert_eq!(pool.pick(&ask(draw)).unwrap().endpoint().id, EndpointId(1));
         }
         drop(busy);
     }
@@ -133,9 +280,9 @@ mod tests {
         fn what_was_tried_is_not_tried_again(n in 0u16..6, tried in prop::collection::vec(0u32..6, 0..6), draw: u64) {
             let tried: Vec<EndpointId> = tried.into_iter().map(EndpointId).collect();
             let pool = pool(n);
-            match pool.pick(&tried, draw) {
-                Some(attempt) => prop_assert!(!tried.contains(&attempt.endpoint().id)),
-                None => prop_assert!(pool.endpoints.iter().all(|e| tried.contains(&e.id))),
+            match pool.pick(&Ask { tried: &tried, draw, ..Ask::default() }) {
+                Ok(attempt) => prop_assert!(!tried.contains(&attempt.endpoint().id)),
+                Err(_) => prop_assert!(pool.endpoints().all(|e| tried.contains(&e.id))),
             }
         }
     }

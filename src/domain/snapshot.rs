@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::health::Administrative;
 use super::names::{EndpointId, Exposure, ServiceName, VersionId, VersionName};
-use super::pool::{Endpoint, Pool};
+use super::pool::{Endpoint, Member, Pool};
 use super::route::Router;
 use super::service::{Target, Timeouts, VersionDefinition};
 use super::split::{Pin, Split};
@@ -83,7 +84,7 @@ impl Service {
         let versions = definition.versions.iter().filter_map(|version| {
             let id = service.id(&version.name)?;
             let known = before.and_then(|before| before.versions.iter().find(|v| v.id == id)).map(|v| &v.pool);
-            Some(Version { id, name: version.name.clone(), pool: pool(version, state, known, endpoints) })
+            Some(Version { id, name: version.name.clone(), pool: pool(version, service, state, known, endpoints) })
         });
         Service {
             name: definition.name.clone(),
@@ -121,24 +122,33 @@ fn split(service: &ServiceState) -> Split {
     Split { stable, canary, weight: standing.weight, pins: pins.collect() }
 }
 
-fn pool(version: &VersionDefinition, state: &State, known: Option<&Pool>, endpoints: &mut u32) -> Pool {
+fn pool(
+    version: &VersionDefinition,
+    service: &ServiceState,
+    state: &State,
+    known: Option<&Pool>,
+    endpoints: &mut u32,
+) -> Pool {
     let listed = version
         .endpoints
         .iter()
-        .flat_map(|authority| state.addresses(authority).iter().map(move |address| (authority, *address)));
-    let endpoints = listed.map(|(authority, address)| {
-        let same = |e: &&Arc<Endpoint>| e.authority == *authority && e.address == address;
-        known.and_then(|pool| pool.endpoints.iter().find(same)).cloned().unwrap_or_else(|| {
+        .flat_map(|listed| state.addresses(&listed.authority).iter().map(move |address| (listed, *address)));
+    let members = listed.map(|(listed, address)| {
+        let same = |e: &&Arc<Endpoint>| e.authority == listed.authority && e.address == address;
+        let endpoint = known.and_then(|pool| pool.endpoints().find(same)).cloned().unwrap_or_else(|| {
             *endpoints += 1;
-            Arc::new(Endpoint::new(EndpointId(*endpoints), authority.clone(), address))
-        })
+            Arc::new(Endpoint::new(EndpointId(*endpoints), listed.authority.clone(), address))
+        });
+        Member { endpoint, weight: listed.weight, administrative: Administrative::Ready }
     });
-    Pool { endpoints: endpoints.collect() }
+    let members: Vec<Member> = members.collect();
+    Pool::new(members, service.definition.balancing.clone(), version.name == service.standing.stable)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::balance::Balancing;
     use crate::domain::judge::Policy;
     use crate::domain::route::{HostPattern, Request, Route};
     use crate::domain::service::{Definition, PinDefinition};
@@ -161,6 +171,7 @@ mod tests {
             policy: Policy::default(),
             timeouts: Timeouts::default(),
             health_check: None,
+            balancing: Balancing::default(),
         }
     }
 
@@ -194,9 +205,9 @@ mod tests {
         let before = Snapshot::of(&state, &Snapshot::default());
         state.resolve(&"v1".into(), vec!["127.0.0.1:3".parse().unwrap(), "127.0.0.1:2".parse().unwrap()]);
         let after = Snapshot::of(&state, &before);
-        let (old, new) = (&before.services[1].stable().pool.endpoints, &after.services[1].stable().pool.endpoints);
-        assert!(Arc::ptr_eq(&old[1], &new[0]));
-        assert!(!old.iter().any(|e| e.id == new[1].id), "a new address gets a new serial");
+        let (old, new) = (&before.services[1].stable().pool.members, &after.services[1].stable().pool.members);
+        assert!(Arc::ptr_eq(&old[1].endpoint, &new[0].endpoint));
+        assert!(!old.iter().any(|m| m.endpoint.id == new[1].endpoint.id), "a new address gets a new serial");
     }
 
     #[test]

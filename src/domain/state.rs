@@ -262,7 +262,11 @@ impl State {
         self.resolved.insert(authority.clone(), addresses);
         self.stamp += 1;
         let lists = |service: &ServiceState| {
-            service.definition.versions.iter().any(|version| version.endpoints.contains(authority))
+            service
+                .definition
+                .versions
+                .iter()
+                .any(|version| version.endpoints.iter().any(|endpoint| endpoint.authority == *authority))
         };
         for service in self.services.values_mut().filter(|service| lists(service)) {
             service.stamp = self.stamp;

@@ -20,7 +20,7 @@ use super::upstream::{Channel, Failed, Progress, Upload, UploadState};
 use super::worker::Worker;
 use crate::domain::names::EndpointId;
 use crate::domain::outcome::Class;
-use crate::domain::pool::InFlight;
+use crate::domain::pool::{Ask, InFlight};
 use crate::domain::service::Timeouts;
 use crate::domain::snapshot::{Service, Version};
 use crate::domain::split::{Choice, Selected};
@@ -43,6 +43,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// What picking one of a version's endpoints needs to know.
+    fn ask<'a>(&self, tried: &'a [EndpointId]) -> Ask<'a> {
+        Ask { tried, draw: self.worker.draw(), key: None, now: self.worker.deadlines.now() }
+    }
+
     /// For the access log, if there is one.
     fn note(&self, note: impl FnOnce(&Access)) {
         if let Some(access) = &self.access {
@@ -81,7 +86,7 @@ pub async fn forward(call: Call, request: Request<Upload>) -> Response<Outgoing>
 async fn attempts(call: &Call, version: &Version, mut dues: Dues, mut request: Request<Upload>) -> Tried {
     let (mut tried, mut dial, mut fault) = (Vec::new(), Dial::Reuse, Fault::NoEndpoint);
     while tried.len() < TRIES
-        && let Some(in_flight) = version.pool.pick(&tried, call.worker.draw())
+        && let Ok(in_flight) = version.pool.pick(&call.ask(&tried))
     {
         let (endpoint, address) = (in_flight.endpoint().id, in_flight.endpoint().address);
         let deadline = call.worker.deadlines.deadline();

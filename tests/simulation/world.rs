@@ -15,10 +15,11 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use penstock::control::command::Precondition;
+use penstock::domain::balance::Balancing;
 use penstock::domain::judge::{LatencyLimit, Mode, Policy};
 use penstock::domain::names::{EndpointId, ServiceName, VersionId, VersionName};
 use penstock::domain::outcome::Class;
-use penstock::domain::pool::InFlight;
+use penstock::domain::pool::{Ask, InFlight};
 use penstock::domain::route::Facts;
 use penstock::domain::service::{Definition, PinDefinition, Target, Timeouts, VersionDefinition};
 use penstock::domain::snapshot::{Service, Snapshot};
@@ -351,7 +352,7 @@ impl World {
     fn attempt(&mut self, service: &Service, version: usize) -> (Option<InFlight>, Answer) {
         let pool = &service.versions[version].pool;
         let mut tried = Vec::new();
-        while let Some(in_flight) = pool.pick(&tried, self.luck.u64(..)) {
+        while let Ok(in_flight) = pool.pick(&Ask { tried: &tried, draw: self.luck.u64(..), key: None, now: self.now }) {
             assert!(!tried.contains(&in_flight.endpoint().id), "an endpoint is tried once");
             self.pools.insert(in_flight.endpoint().id);
             match self.backends[version].answer(&mut self.luck, self.now) {
@@ -359,7 +360,7 @@ impl World {
                 answer => return (Some(in_flight), answer),
             }
         }
-        assert_eq!(tried.len(), pool.endpoints.len(), "every endpoint was tried");
+        assert_eq!(tried.len(), pool.members.len(), "every endpoint was tried");
         (None, Answer::Refused)
     }
 
@@ -496,7 +497,7 @@ impl World {
             let (drawn, forced) = (seen.drawn.all().classes.success, seen.forced);
             assert_eq!(drawn, self.drawn.get(&version.id).copied().unwrap_or(0), "draws are counted once");
             assert_eq!(forced, self.forced.get(&version.id).copied().unwrap_or(0), "pins are counted once");
-            for endpoint in &version.pool.endpoints {
+            for endpoint in version.pool.endpoints() {
                 assert_eq!(endpoint.in_flight(), 0, "nothing is under way any more");
                 self.pools.remove(&endpoint.id);
             }
@@ -573,6 +574,7 @@ fn definition(luck: &mut fastrand::Rng, canary: Canary) -> Definition {
         policy: Policy { mode, latency, ..Policy::default() },
         timeouts: Timeouts { response_head: Duration::from_secs(pick(luck, &[3, 30])), ..Timeouts::default() },
         health_check: None,
+        balancing: Balancing::default(),
     }
 }
 
