@@ -192,6 +192,7 @@ fn words(request: &Request) -> String {
         Request::Promote => "promote".to_owned(),
         Request::Abort => "abort".to_owned(),
         Request::Unseal(version) => format!("unseal {version}"),
+        Request::Canary(version) => format!("canary {version}"),
     }
 }
 

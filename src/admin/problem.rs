@@ -102,6 +102,10 @@ impl From<Refused> for Problem {
             Refused::Conflict(Refusal::NoCanary) => {
                 NO_CANARY.because(detail, "name a canary in the configuration file first")
             }
+            Refused::Conflict(Refusal::Exposed(..)) => {
+                IN_USE.because(detail, "set its weight to 0% or abort it first; then name the other one")
+            }
+            Refused::Conflict(Refusal::IsStable(_)) => IN_USE.because(detail, "name another version"),
             Refused::InUse(_) => IN_USE.because(detail, "list the version again, or reload with `force_drain`"),
             Refused::NotKept(_) => NOT_KEPT
                 .because(detail, "mend the store (space, permissions); nothing has changed; lowering works as ever"),

@@ -7,6 +7,7 @@ pub use super::problem::{FieldError, Problem};
 use crate::control::journal::Journal;
 pub use crate::control::journal::{Actor, Entry, Incident};
 use crate::control::view::{EndpointView, ServiceView, StoreView, VersionView};
+pub use crate::domain::health::{Administrative, Operational};
 pub use crate::domain::judge::{Conviction, Hold, Mode, Reading};
 pub use crate::domain::names::{ServiceName, VersionName};
 pub use crate::domain::outcome::Classes;

@@ -3,7 +3,9 @@
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
 
-use crate::admin::wire::{Change, Changed, Entry, Hold, Mode, Role, Service, Services, Split, Store, Version};
+use crate::admin::wire::{
+    Change, Changed, Entry, Hold, Mode, Operational, Role, Service, Services, Split, Store, Version,
+};
 
 const STRONG: Style = Style::new().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -161,6 +163,22 @@ fn change(change: &Change) -> String {
         Change::ProbeEnded { version, to, .. } => format!("probe over: weight of {version} back to {to}"),
         Change::HoldBegan { reason } => styled(CARE, &format!("holding: {}", hold(*reason))),
         Change::HoldEnded => "no longer holding".to_owned(),
+        Change::CanaryNamed { version, .. } => format!("{version} named as canary, at 0%"),
+        Change::EndpointSet { version, endpoint, to, .. } => format!("{endpoint} of {version} set to {}", to.as_str()),
+        Change::EndpointPut { version, endpoint, weight } => {
+            format!("{endpoint} is an endpoint of {version} with weight {weight}")
+        }
+        Change::EndpointRemoved { version, endpoint } => format!("{endpoint} removed from {version}"),
+        Change::VersionAdded { version, endpoints } => format!("{version} added with {} endpoints", endpoints.len()),
+        Change::VersionRemoved { version } => format!("{version} removed"),
+        Change::AmendmentsSettled { settled } => {
+            format!("{} changes made at run time are the file's now, or mean nothing any more", settled.len())
+        }
+        Change::EndpointHealth { version, endpoint, to, because, .. } => {
+            let what = format!("{endpoint} of {version} is {}", to.as_str());
+            let what = if *to == Operational::Healthy { what } else { styled(CARE, &what) };
+            format!("{what}: {because}")
+        }
     }
 }
 

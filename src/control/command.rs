@@ -93,7 +93,7 @@ pub fn admit(
     request: Request,
     precondition: Precondition,
 ) -> Result<Vec<Change>, Refused> {
-    if let Request::Unseal(version) = &request
+    if let Request::Unseal(version) | Request::Canary(version) = &request
         && service.definition.version(version).is_none()
     {
         return Err(Refused::NoVersion(service.definition.name.clone(), version.clone()));

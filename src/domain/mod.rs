@@ -3,6 +3,8 @@
 //! Nothing here owns a clock, a socket, a task or a source of luck: time and draws are arguments, so that
 //! every decision can be replayed. This layer imports nothing else of ours (`tests/tidy.rs` holds it to that).
 
+pub mod amendments;
+pub mod authority;
 pub mod balance;
 pub mod breaker;
 pub mod check;

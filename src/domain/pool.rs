@@ -36,6 +36,8 @@ struct Condition {
     ejected_until: AtomicU64,
     /// How many ejections the next one is lengthened by.
     ejections: AtomicU32,
+    /// The first snapshot that gives it nothing new; zero while there is none.
+    closed: AtomicU64,
 }
 
 impl Endpoint {
@@ -47,8 +49,40 @@ impl Endpoint {
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
+            closed: AtomicU64::new(0),
         };
         Endpoint { id, authority, address, in_flight: Padded::default(), condition: Padded(condition) }
+    }
+
+    /// It is to prove itself first.
+    #[must_use]
+    pub fn unproven(mut self) -> Endpoint {
+        self.condition.0.health = Health::new(Operational::Unproven);
+        self
+    }
+
+    /// From now on no attempt begins here, whatever snapshot it is made by; `snapshot` is the first that says so. Those
+    /// who hold an older one may be in the middle of a request, with a retry to come.
+    pub fn close(&self, snapshot: u64) {
+        let _closed_before =
+            self.condition.0.closed.compare_exchange(0, snapshot, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    pub fn open(&self) {
+        self.condition.0.closed.store(0, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.condition.0.closed.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether nothing is under way here and nothing will be: every worker has taken up a snapshot that closes it
+    /// (`applied`: what all of them have), and all that had begun is over.
+    #[must_use]
+    pub fn drained(&self, applied: u64) -> bool {
+        let closed = self.condition.0.closed.load(Ordering::Relaxed);
+        closed != 0 && applied >= closed && self.in_flight() == 0
     }
 
     /// Attempts under way over all workers.
@@ -140,12 +174,16 @@ impl Member {
         Member { endpoint, weight: 1, administrative: Administrative::Ready }
     }
 
+    /// Whether requests are wanted there, however well it is.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.administrative == Administrative::Ready && self.endpoint.is_open()
+    }
+
     /// Whether it may take a new request: wanted, healthy, and not ejected.
     #[must_use]
     pub fn takes(&self, now: Moment) -> bool {
-        self.administrative == Administrative::Ready
-            && self.endpoint.operational() == Operational::Healthy
-            && !self.endpoint.ejected(now)
+        self.is_wanted() && self.endpoint.operational() == Operational::Healthy && !self.endpoint.ejected(now)
     }
 }
 
@@ -203,15 +241,23 @@ impl Pool {
     fn candidates(&self, ask: &Ask<'_>, panics: bool) -> impl Iterator<Item = &Member> {
         let (tried, now) = (ask.tried, ask.now);
         let eligible = move |m: &&Member| {
-            if panics { m.administrative == Administrative::Ready } else { m.takes(now) }
+            if panics { m.is_wanted() } else { m.takes(now) }
         };
         self.members.iter().filter(eligible).filter(move |m| !tried.contains(&m.endpoint.id))
+    }
+
+    /// Whether the version may be given traffic at all: some endpoint is wanted that has proven itself once, whatever has
+    /// become of it since.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let proven = |member: &Member| member.endpoint.operational() != Operational::Unproven;
+        self.members.iter().any(|member| member.administrative == Administrative::Ready && proven(member))
     }
 
     /// The panic rule: whether so few endpoints are available that their health is ignored.
     #[must_use]
     pub fn panics(&self, now: Moment) -> bool {
-        let wanted = self.members.iter().filter(|member| member.administrative == Administrative::Ready).count();
+        let wanted = self.members.iter().filter(|member| member.is_wanted()).count();
         let available = self.members.iter().filter(|member| member.takes(now)).count();
         if available == 0 {
             return self.fails_open;

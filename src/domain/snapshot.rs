@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::check::HealthCheck;
 use super::health::Administrative;
 use super::names::{EndpointId, Exposure, ServiceName, VersionId, VersionName};
 use super::pool::{Endpoint, Member, Pool};
@@ -33,6 +34,7 @@ pub struct Service {
     pub split: Split,
     pub versions: Box<[Version]>,
     pub timeouts: Timeouts,
+    pub health_check: Option<Arc<HealthCheck>>,
     /// `None` while no coin is tossed.
     pub exposure: Option<Exposure>,
     pub generation: Generation,
@@ -66,6 +68,42 @@ impl Snapshot {
         let router = if same { previous.router.clone() } else { Arc::new(router(state)) };
         Snapshot { revision: previous.revision + 1, router, services, endpoints, routes }
     }
+
+    /// Closes the endpoints that this snapshot gives nothing new any more, for those who still hold an older one; opens
+    /// those that it does. To be done before it is published.
+    pub fn close_endpoints(&self, previous: &Snapshot) {
+        for service in self.services_but_those_of(previous) {
+            service.members().for_each(|member| match member.administrative {
+                Administrative::Ready => member.endpoint.open(),
+                Administrative::Draining | Administrative::Maintenance => member.endpoint.close(self.revision),
+            });
+        }
+        for before in previous.services_but_those_of(self) {
+            let now = self.service(&before.name);
+            let listed = |id| now.is_some_and(|now| now.members().any(|member| member.endpoint.id == id));
+            let gone = before.members().filter(|member| !listed(member.endpoint.id));
+            gone.for_each(|member| member.endpoint.close(self.revision));
+        }
+    }
+
+    /// Services that the other snapshot does not have, or not so. Most are where they were.
+    fn services_but_those_of<'a>(&'a self, other: &'a Snapshot) -> impl Iterator<Item = &'a Arc<Service>> {
+        let same = |index: usize, service: &Arc<Service>| {
+            let there = other.services.get(index).filter(|there| there.name == service.name);
+            there.or_else(|| other.service(&service.name)).is_some_and(|there| Arc::ptr_eq(there, service))
+        };
+        self.services
+            .iter()
+            .enumerate()
+            .filter(move |(index, service)| !same(*index, service))
+            .map(|(_, service)| service)
+    }
+
+    #[must_use]
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+        // In the order of their names, as the state has them.
+        self.services.binary_search_by(|service| service.name.cmp(name)).ok().map(|index| &self.services[index])
+    }
 }
 
 fn router(state: &State) -> Router {
@@ -86,16 +124,23 @@ impl Service {
             let known = before.and_then(|before| before.versions.iter().find(|v| v.id == id)).map(|v| &v.pool);
             Some(Version { id, name: version.name.clone(), pool: pool(version, service, state, known, endpoints) })
         });
+        let versions: Box<[Version]> = versions.collect();
+        let split = split(service, &versions);
         Service {
             name: definition.name.clone(),
-            split: split(service),
-            versions: versions.collect(),
+            exposure: service.standing.exposure.filter(|_| split.canary.is_some()),
+            split,
+            versions,
             timeouts: definition.timeouts,
-            exposure: service.standing.exposure,
+            health_check: definition.health_check.clone().map(Arc::new),
             generation: service.generation,
             over_micros: definition.policy.latency.map(|limit| micros(limit.above)),
             stamp: service.stamp(),
         }
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.versions.iter().flat_map(|version| version.pool.members.iter())
     }
 
     #[must_use]
@@ -104,12 +149,14 @@ impl Service {
     }
 }
 
-/// The split with seals resolved: a pin to a sealed version leads to stable.
-fn split(service: &ServiceState) -> Split {
+/// The split with seals resolved: a pin to a sealed version leads to stable. So it is with a version that never was
+/// healthy, or of which a person wants nothing: no coin is tossed for it, and nothing is held against it.
+fn split(service: &ServiceState, versions: &[Version]) -> Split {
     let (definition, standing) = (&service.definition, &service.standing);
     let index = |name: &VersionName| definition.versions.iter().position(|version| version.name == *name);
     let stable = index(&standing.stable).unwrap_or(0);
-    let open = |name: &VersionName| index(name).filter(|_| standing.seal(name).is_none());
+    let open =
+        |name: &VersionName| index(name).filter(|at| standing.seal(name).is_none() && versions[*at].pool.is_open());
     let canary = standing.canary.as_ref().and_then(open);
     let pins = definition.pins.iter().map(|pin| {
         let version = match &pin.target {
@@ -137,9 +184,11 @@ fn pool(
         let same = |e: &&Arc<Endpoint>| e.authority == listed.authority && e.address == address;
         let endpoint = known.and_then(|pool| pool.endpoints().find(same)).cloned().unwrap_or_else(|| {
             *endpoints += 1;
-            Arc::new(Endpoint::new(EndpointId(*endpoints), listed.authority.clone(), address))
+            let endpoint = Endpoint::new(EndpointId(*endpoints), listed.authority.clone(), address);
+            Arc::new(if service.definition.health_check.is_some() { endpoint.unproven() } else { endpoint })
         });
-        Member { endpoint, weight: listed.weight, administrative: Administrative::Ready }
+        let administrative = service.standing.amendments.state(&version.name, &listed.authority);
+        Member { endpoint, weight: listed.weight, administrative }
     });
     let members: Vec<Member> = members.collect();
     Pool::new(members, service.definition.balancing.clone(), version.name == service.standing.stable)
