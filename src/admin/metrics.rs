@@ -3,6 +3,7 @@
 //!
 //! Labels are services, versions, roles, classes and declared endpoints: as many series as the file has lines.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ use super::api::Api;
 use crate::control::decisions::Decisions;
 use crate::control::reload::ConfigView;
 use crate::control::view::{ServiceView, VersionView, View};
+use crate::domain::health::{SHOWN, shown};
+use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::outcome::Class;
 use crate::domain::split::Role;
 use crate::domain::window::Latencies;
@@ -58,6 +61,7 @@ pub async fn scrape(State(api): State<Api>) -> Response {
         config: api.control.config(),
         active: (api.outside.active)(),
         log_dropped: (api.outside.log_dropped)(),
+        checks: api.control.checks().durations(),
     };
     ([(header::CONTENT_TYPE, OPEN_METRICS)], exposition(picture)).into_response()
 }
@@ -77,6 +81,8 @@ struct Picture {
     config: Arc<ConfigView>,
     active: u64,
     log_dropped: u64,
+    /// How long health checks took, in microseconds.
+    checks: BTreeMap<(ServiceName, VersionName), Latencies>,
 }
 
 impl Collector for Picture {
@@ -87,7 +93,9 @@ impl Collector for Picture {
         self.decided(&mut to)?;
         self.attempts(&mut to)?;
         self.latency(&mut to)?;
-        self.endpoints(&mut to)
+        self.endpoints(&mut to)?;
+        self.endpoint_states(&mut to)?;
+        self.health_checks(&mut to)
     }
 }
 
@@ -220,6 +228,34 @@ impl Picture {
             let (sum, buckets) = bucketed(&version.all.total, &BUCKETS);
             let mut family = durations.encode_family(&labels)?;
             family.encode_histogram::<NoLabelSet>(sum, version.all.total.len(), &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn endpoint_states(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "1: the endpoint is in this state, of which what a person wants stands before what checks say";
+        let mut states = gauge(to, "penstock_endpoint_state", help)?;
+        for (service, version) in self.versions() {
+            for endpoint in &version.endpoints {
+                let now = shown(endpoint.administrative, endpoint.operational());
+                for state in SHOWN {
+                    let [of, name] = labels(service, version);
+                    let labels = [of, name, ("endpoint", endpoint.authority.as_ref()), ("state", state)];
+                    states.encode_family(&labels)?.encode_gauge(&u64::from(state == now))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn health_checks(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = ("penstock_health_check_duration_seconds", "How long health checks took");
+        let mut durations = to.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for ((service, version), took) in &self.checks {
+            let (sum, buckets) = bucketed(took, &BUCKETS);
+            let labels = [("service", service.as_str()), ("version", version.as_str())];
+            let mut family = durations.encode_family(&labels)?;
+            family.encode_histogram::<NoLabelSet>(sum, took.len(), &buckets, None)?;
         }
         Ok(())
     }

@@ -252,7 +252,7 @@ async fn promoting_makes_the_canary_stable_and_honours_if_match() {
 #[tokio::test]
 async fn what_is_not_there_is_a_problem_too() {
     let world = world();
-    for path in ["/", "/v1", "/v2/services", "/v1/services/", "/v1/services/shop/versions"] {
+    for path in ["/", "/v1", "/v2/services", "/v1/services/", "/v1/services/shop/verdicts"] {
         assert_eq!(world.get(path).await.problem(), is(404, "no-such-path"), "{path}");
     }
     for path in ["/v1/services/cart", "/v1/services/cart/split", "/v1/services/a%20b", "/v1/services/shop:abort"] {

@@ -4,14 +4,12 @@
 //!  read and check ▸ look names up ▸ bind what is new ▸ the engine takes the definitions (one swap) ▸ listen, let go
 //! ```
 
-use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::{authorities, limits};
@@ -41,14 +39,19 @@ pub(super) struct Reloader {
     pub source: Option<Source>,
     pub control: Control,
     pub knobs: Knobs,
-    pub names: watch::Sender<BTreeSet<Arc<str>>>,
     pub in_force: Settings,
+    /// Where we listen.
+    pub own: Vec<SocketAddr>,
 }
 
 impl Reloader {
     /// One reload after the other, until nobody can ask any more.
     pub async fn run(mut self, mut reloads: Reloads) {
-        self.control.note_config(ConfigView { in_force_since: Timestamp::now(), ..ConfigView::default() });
+        self.control.note_config(ConfigView {
+            in_force_since: Timestamp::now(),
+            own: self.own.clone(),
+            ..ConfigView::default()
+        });
         while let Some(Reload { extent, force, actor, reply }) = reloads.recv().await {
             let who = actor.name.clone();
             let result = self.reload(extent, force, actor).await;
@@ -67,14 +70,15 @@ impl Reloader {
         if extent == Extent::Validate {
             return Ok(Reloaded { revision: self.control.view().revision, warnings });
         }
-        let names = authorities(&settings);
-        let resolved = resolve(&names).await.into_iter().filter_map(Result::ok).collect();
+        let resolved = resolve(&authorities(&settings.services)).await.into_iter().filter_map(Result::ok).collect();
         let added = self.bind(&settings)?;
         let done = self.control.declare(settings.services.clone(), resolved, force, actor).await?;
         let removed = self.in_force.listeners.iter().filter(|address| !settings.listeners.contains(address));
         self.knobs.listen(added, removed.copied().collect());
+        let new = settings.listeners.iter().filter(|address| address.port() != 0 && !self.own.contains(address));
+        let new: Vec<SocketAddr> = new.copied().collect();
+        self.own.extend(new);
         self.knobs.limit(limits(&settings));
-        self.names.send_replace(names);
         self.in_force = Settings { admin: self.in_force.admin, store: self.in_force.store.clone(), ..settings };
         Ok(Reloaded { revision: done.revision, warnings })
     }
@@ -100,7 +104,13 @@ impl Reloader {
                     tracing::warn!(warning, "about the file");
                 }
                 let warnings = reloaded.warnings.clone();
-                ConfigView { successful: true, in_force_since: Timestamp::now(), trouble: None, warnings }
+                ConfigView {
+                    successful: true,
+                    in_force_since: Timestamp::now(),
+                    trouble: None,
+                    warnings,
+                    own: self.own.clone(),
+                }
             }
             Err(error) => {
                 tracing::error!(actor, %error, "the file was not taken; the last one stays in force");

@@ -14,15 +14,18 @@ use tokio::sync::mpsc;
 
 use super::boot::warn_of_ignored_weights;
 use super::collector::Collector;
-use super::command::{Command, Commands, Done, Force, Refused, Reply, admit};
+use super::command::{Command, Commands, Done, Force, Refused, Reply, admit, amend};
 use super::journal::{Actor, Entry, Incident, Journal};
 use super::store::{Insist, Keeper, StoreError, Stored};
 use super::view::{ServiceView, StoreView, View};
+use crate::domain::authority::Authority;
+use crate::domain::health::Operational;
 use crate::domain::judge::Judge;
-use crate::domain::names::{Exposure, ServiceName};
+use crate::domain::names::{Exposure, ServiceName, VersionName};
+use crate::domain::pool::Endpoint;
 use crate::domain::service::Definition;
 use crate::domain::snapshot::Snapshot;
-use crate::domain::standing::{Change, Input};
+use crate::domain::standing::{Change, Input, Request};
 use crate::domain::state::{Event, State};
 use crate::domain::time::{Moment, Tick};
 use crate::domain::window::Rows;
@@ -47,12 +50,25 @@ pub struct Resolved {
     pub addresses: Vec<SocketAddr>,
 }
 
+/// What is believed of an endpoint from now on.
+#[derive(Debug)]
+pub struct Checked {
+    pub service: ServiceName,
+    pub version: VersionName,
+    pub endpoint: Arc<Endpoint>,
+    pub from: Operational,
+    pub to: Operational,
+    /// What the last check said.
+    pub because: String,
+}
+
 /// Everything that reaches the engine.
 #[derive(Debug)]
 pub struct Inlets {
     pub batches: BatchReceiver,
     pub commands: Commands,
     pub resolved: mpsc::Receiver<Resolved>,
+    pub checked: mpsc::Receiver<Checked>,
     pub stored: mpsc::UnboundedReceiver<Stored>,
 }
 
@@ -144,6 +160,7 @@ impl Engine {
                 Some(command) = inlets.commands.recv() => self.command(command),
                 Some(stored) = inlets.stored.recv() => self.stored(&stored),
                 Some(resolved) = inlets.resolved.recv() => self.resolved(&resolved),
+                Some(checked) = inlets.checked.recv() => self.checked(checked),
                 batch = inlets.batches.next() => match batch {
                     Some(batch) => self.collector.absorb(batch),
                     None => break,
@@ -161,13 +178,25 @@ impl Engine {
             Command::Change { service, request, precondition, actor, reply } => {
                 let admitted = match self.state.service(&service) {
                     None => Err(Refused::NoService(service.clone())),
-                    Some(state) => admit(state, self.tools.clock.now(), request, precondition),
+                    Some(state) => self
+                        .may(&service, &request)
+                        .and_then(|()| admit(state, self.tools.clock.now(), request, precondition)),
                 };
-                match admitted {
-                    Ok(changes) if changes.is_empty() => self.answer(Some(reply), &service, Ok(false), true),
-                    Ok(changes) => self.enact(&service, changes, &actor, Some(reply)),
-                    Err(refused) => self.answer(Some(reply), &service, Err(refused), true),
+                self.carry_out(&service, admitted, &actor, reply);
+            }
+            Command::Amend { service, request, resolved, precondition, actor, reply } => {
+                for resolved in &resolved {
+                    self.state.resolve(&resolved.authority, resolved.addresses.clone());
                 }
+                let snapshot = self.tools.publisher.current();
+                let serves = |version: &VersionName, endpoint: &str| {
+                    snapshot.service(&service).is_some_and(|service| service.serves(version, endpoint))
+                };
+                let admitted = match self.state.service(&service) {
+                    None => Err(Refused::NoService(service.clone())),
+                    Some(state) => amend(state, serves, request, precondition),
+                };
+                self.carry_out(&service, admitted, &actor, reply);
             }
             Command::Declare { definitions, resolved, force, actor, reply } => {
                 for resolved in &resolved {
@@ -175,6 +204,31 @@ impl Engine {
                 }
                 self.declare(definitions, force, &actor, reply);
             }
+        }
+    }
+
+    /// All traffic would go to a version that never was healthy: the only request that asks for more than may be.
+    fn may(&self, service: &ServiceName, request: &Request) -> Result<(), Refused> {
+        let snapshot = self.tools.publisher.current();
+        let canary = self.state.service(service).and_then(|service| service.standing.canary.as_ref());
+        let (Some(service), Some(canary), Request::Promote) = (snapshot.service(service), canary, request) else {
+            return Ok(());
+        };
+        let closed = service.versions.iter().any(|version| version.name == *canary && !version.pool.is_open());
+        if closed { Err(Refused::Closed(canary.clone())) } else { Ok(()) }
+    }
+
+    fn carry_out(
+        &mut self,
+        service: &ServiceName,
+        admitted: Result<Vec<Change>, Refused>,
+        actor: &Actor,
+        reply: Reply,
+    ) {
+        match admitted {
+            Ok(changes) if changes.is_empty() => self.answer(Some(reply), service, Ok(false), true),
+            Ok(changes) => self.enact(service, changes, actor, Some(reply)),
+            Err(refused) => self.answer(Some(reply), service, Err(refused), true),
         }
     }
 
@@ -352,6 +406,18 @@ impl Engine {
         self.publish();
     }
 
+    /// The workers know already; the split may have to. Of an endpoint that has gone meanwhile nothing is said.
+    fn checked(&mut self, checked: Checked) {
+        let Checked { service, version, endpoint, from, to, because } = checked;
+        let Some(state) = self.state.service(&service) else { return };
+        let listed = state.definition.version(&version);
+        let listed = listed.is_some_and(|v| v.endpoints.iter().any(|listed| listed.authority == endpoint.authority));
+        let Some(authority) = Authority::parse(&endpoint.authority).ok().filter(|_| listed) else { return };
+        let address = endpoint.address;
+        let change = Change::EndpointHealth { version, endpoint: authority, address, from, to, because };
+        self.enact(&service, vec![change], &Actor::checks(), None);
+    }
+
     /// Ends a tick: judges every exposure, acts, and draws new pictures.
     fn close(&mut self) {
         let tick = self.closing;
@@ -440,7 +506,9 @@ impl Engine {
     /// Publishes a snapshot if the newest one no longer shows the state.
     fn publish(&mut self) {
         if self.published != self.state.stamp() {
-            let snapshot = Snapshot::of(&self.state, &self.tools.publisher.current());
+            let current = self.tools.publisher.current();
+            let snapshot = Snapshot::of(&self.state, &current);
+            snapshot.close_endpoints(&current);
             self.tools.publisher.publish(snapshot);
             self.published = self.state.stamp();
         }

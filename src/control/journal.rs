@@ -67,6 +67,12 @@ impl Actor {
     pub fn judge() -> Actor {
         Actor { name: "judge".to_owned(), reason: None }
     }
+
+    /// The health checks.
+    #[must_use]
+    pub fn checks() -> Actor {
+        Actor { name: "check".to_owned(), reason: None }
+    }
 }
 
 /// What a rollback cost, counted from the exposure's begin.

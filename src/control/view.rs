@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use super::collector::Collector;
 use super::store::StoreError;
+use crate::domain::amendments::Source;
+use crate::domain::authority::Authority;
+use crate::domain::health::{Administrative, Operational};
 use crate::domain::judge::{Hold, Mode, Reading};
 use crate::domain::names::{Exposure, ServiceName, VersionId, VersionName};
-use crate::domain::pool::Endpoint;
+use crate::domain::pool::{Endpoint, Pool};
 use crate::domain::route::Route;
-use crate::domain::service::EndpointDefinition;
+use crate::domain::service::{EndpointDefinition, VersionDefinition};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::split::{Role, Weight};
 use crate::domain::standing::{Probe, Seal};
@@ -105,7 +108,13 @@ pub struct VersionView {
     /// `None`: listed, but neither stable nor canary.
     pub role: Option<Role>,
     pub seal: Option<Seal>,
+    /// Who listed it.
+    pub source: Source,
+    /// Whether some endpoint of it is wanted and has proven itself; else it is given nothing, whatever its weight.
+    pub open: bool,
     pub endpoints: Vec<EndpointView>,
+    /// Endpoints of the file that a person removed.
+    pub without: Vec<Authority>,
     /// The last minute.
     pub recent: Arc<Tally>,
     /// Since the process started.
@@ -118,12 +127,30 @@ pub struct VersionView {
 #[derive(Debug, Clone)]
 pub struct EndpointView {
     pub authority: Arc<str>,
+    /// Its share of the version's requests, relative to the others'.
+    pub weight: u32,
+    pub source: Source,
+    pub administrative: Administrative,
     pub resolved: Vec<Arc<Endpoint>>,
 }
 
 impl EndpointView {
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.resolved.iter().map(|endpoint| endpoint.address)
+    }
+
+    /// Of several addresses, what is believed of the best.
+    #[must_use]
+    pub fn operational(&self) -> Operational {
+        let of = |wanted| self.resolved.iter().any(|endpoint| endpoint.operational() == wanted);
+        let best = [Operational::Healthy, Operational::Unhealthy].into_iter().find(|wanted| of(*wanted));
+        best.unwrap_or(Operational::Unproven)
+    }
+
+    /// Whether nothing is under way there and nothing will be; `applied`: the snapshot that all workers have.
+    #[must_use]
+    pub fn drained(&self, applied: u64) -> bool {
+        self.administrative != Administrative::Ready && self.resolved.iter().all(|endpoint| endpoint.drained(applied))
     }
 
     /// Attempts under way at all of its addresses.
@@ -150,7 +177,10 @@ impl ServiceView {
                 name: version.name.clone(),
                 role: standing.role(&version.name),
                 seal: standing.seal(&version.name).cloned(),
-                endpoints: endpoints(&version.endpoints, snapshot, id),
+                source: source(service.file.version(&version.name).is_some()),
+                open: pool(snapshot, id).is_some_and(Pool::is_open),
+                endpoints: endpoints(service, version, pool(snapshot, id)),
+                without: standing.amendments.without(&version.name).cloned().collect(),
                 recent: Arc::new(collector.figures(id).window.recent(now)),
                 all: Arc::new(collector.figures(id).window.all().clone()),
                 forced: collector.figures(id).forced,
@@ -187,18 +217,30 @@ fn share(stable: Option<u64>, canary: Option<u64>) -> Option<f64> {
     (stable + canary > 0).then(|| canary as f64 / (stable + canary) as f64)
 }
 
-fn endpoints(declared: &[EndpointDefinition], snapshot: &Snapshot, version: VersionId) -> Vec<EndpointView> {
-    let pool =
-        snapshot.services.iter().flat_map(|service| &service.versions).find(|v| v.id == version).map(|v| &v.pool);
+fn pool(snapshot: &Snapshot, version: VersionId) -> Option<&Pool> {
+    let mut versions = snapshot.services.iter().flat_map(|service| &service.versions);
+    versions.find(|known| known.id == version).map(|version| &version.pool)
+}
+
+fn source(in_file: bool) -> Source {
+    if in_file { Source::File } else { Source::Runtime }
+}
+
+fn endpoints(service: &ServiceState, version: &VersionDefinition, pool: Option<&Pool>) -> Vec<EndpointView> {
     let resolved = |authority: &Arc<str>| {
         let all = pool.iter().flat_map(|pool| pool.endpoints());
         all.filter(|endpoint| endpoint.authority == *authority).cloned().collect()
     };
-    declared
-        .iter()
-        .map(|EndpointDefinition { authority, .. }| EndpointView {
-            authority: authority.clone(),
-            resolved: resolved(authority),
-        })
-        .collect()
+    let in_file = |authority: &Arc<str>| {
+        let declared = service.file.version(&version.name);
+        declared.is_some_and(|version| version.endpoints.iter().any(|listed| listed.authority == *authority))
+    };
+    let view = |EndpointDefinition { authority, weight }: &EndpointDefinition| EndpointView {
+        authority: authority.clone(),
+        weight: *weight,
+        source: source(in_file(authority)),
+        administrative: service.standing.amendments.state(&version.name, authority),
+        resolved: resolved(authority),
+    };
+    version.endpoints.iter().map(view).collect()
 }

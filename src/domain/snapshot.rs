@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::check::HealthCheck;
-use super::health::Administrative;
+use super::health::{Administrative, Operational};
 use super::names::{EndpointId, Exposure, ServiceName, VersionId, VersionName};
 use super::pool::{Endpoint, Member, Pool};
 use super::route::Router;
@@ -139,6 +139,14 @@ impl Service {
         }
     }
 
+    /// Whether an endpoint of a version is well, whatever a person wants of it.
+    #[must_use]
+    pub fn serves(&self, version: &VersionName, authority: &str) -> bool {
+        let pool = self.versions.iter().find(|known| known.name == *version).map(|version| &version.pool);
+        let well = |e: &Arc<Endpoint>| *e.authority == *authority && e.operational() == Operational::Healthy;
+        pool.is_some_and(|pool| pool.endpoints().any(well))
+    }
+
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.versions.iter().flat_map(|version| version.pool.members.iter())
     }
@@ -228,6 +236,7 @@ mod tests {
         let other = Definition { name: ServiceName::new("other").unwrap(), ..shop() };
         let mut state = State::of([shop(), other]);
         state.resolve(&"v1".into(), vec!["127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap()]);
+        state.resolve(&"v2".into(), vec!["127.0.0.1:9".parse().unwrap()]);
         state
     }
 

@@ -72,6 +72,11 @@ impl Upstreams {
         kept.push(channel);
     }
 
+    /// Closes the idle connections to endpoints that get nothing new any more.
+    pub fn keep(&self, open: impl Fn(EndpointId) -> bool) {
+        self.idle.borrow_mut().retain(|endpoint, _| open(*endpoint));
+    }
+
     /// Drops what was closed by the other side, or has been idle for too long.
     pub fn reap(&self, now: Moment) {
         let mut cx = Context::from_waker(Waker::noop());

@@ -1,6 +1,7 @@
 //! One thread, one runtime, and everything that its connections share: no locks, because nothing leaves the thread.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::listener::Accepted;
 use super::recorder::Recorder;
 use super::upstream::Upstreams;
 use super::{Limits, Phase, connection};
+use crate::domain::names::EndpointId;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time::{Moment, TICK};
 use crate::domain::window::Batch;
@@ -191,9 +193,16 @@ impl Worker {
         self.deadlines.sweep(now);
         if ended.0.is_multiple_of(REAP_TICKS) {
             self.upstreams.reap(now);
+            let open = self.with_snapshot(open_endpoints);
+            self.upstreams.keep(|endpoint| open.contains(&endpoint));
         }
         batches.try_send(batch).err()
     }
+}
+
+fn open_endpoints(snapshot: &Snapshot) -> BTreeSet<EndpointId> {
+    let members = snapshot.services.iter().flat_map(|service| service.members());
+    members.filter(|member| member.is_wanted()).map(|member| member.endpoint.id).collect()
 }
 
 impl Load {

@@ -462,7 +462,7 @@ impl World {
         let lowers = match request {
             Request::Weight(to) => *to < before.weight || before.canary.is_none() && to.is_zero(),
             Request::Abort => true,
-            Request::Promote | Request::Unseal(_) => false,
+            Request::Promote | Request::Unseal(_) | Request::Canary(_) => false,
         };
         let raises = matches!(request, Request::Weight(to) if *to > before.weight) || *request == Request::Promote;
         let result = self.engine.command(self.now, request.clone(), precondition);
