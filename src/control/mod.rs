@@ -15,6 +15,7 @@ pub mod boot;
 pub mod collector;
 pub mod command;
 pub mod decisions;
+mod ejections;
 pub mod engine;
 pub mod journal;
 pub mod reload;

@@ -19,7 +19,7 @@ pub struct Snapshot {
     /// Grows with every snapshot; workers report which one they route by.
     pub revision: u64,
     pub router: Arc<Router>,
-    /// In the order of the router's indexes.
+    /// In the order of their names, which is that of the router's indexes.
     pub services: Box<[Arc<Service>]>,
     endpoints: u32,
     /// The state's routes that the router was made of.
@@ -137,12 +137,14 @@ fn pool(
         let same = |e: &&Arc<Endpoint>| e.authority == listed.authority && e.address == address;
         let endpoint = known.and_then(|pool| pool.endpoints().find(same)).cloned().unwrap_or_else(|| {
             *endpoints += 1;
-            Arc::new(Endpoint::new(EndpointId(*endpoints), listed.authority.clone(), address))
+            let endpoint = Endpoint::new(EndpointId(*endpoints), listed.authority.clone(), address);
+            Arc::new(if known.is_some_and(|pool| !pool.members.is_empty()) { endpoint.added() } else { endpoint })
         });
         Member { endpoint, weight: listed.weight, administrative: Administrative::Ready }
     });
     let members: Vec<Member> = members.collect();
-    Pool::new(members, service.definition.balancing.clone(), version.name == service.standing.stable)
+    let shared = known.map(|pool| pool.shared.clone()).unwrap_or_default();
+    Pool::new(members, service.definition.balancing.clone(), version.name == service.standing.stable).sharing(shared)
 }
 
 #[cfg(test)]
