@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::boot::warn_of_ignored_weights;
 use super::collector::Collector;
 use super::command::{Command, Commands, Done, Force, Refused, Reply, admit, amend};
+use super::ejections::{census, eject};
 use super::journal::{Actor, Entry, Incident, Journal};
 use super::store::{Insist, Keeper, StoreError, Stored};
 use super::view::{ServiceView, StoreView, View};
@@ -425,9 +426,11 @@ impl Engine {
         let rows = self.collector.close(tick);
         let now = self.tools.clock.now();
         self.announce_late(now);
+        let snapshot = self.tools.publisher.current();
+        eject(&snapshot, now);
         let names: Vec<ServiceName> = self.state.services().map(|service| service.definition.name.clone()).collect();
         for name in &names {
-            self.judge(name, tick, now, &rows);
+            self.judge(name, tick, now, &snapshot, &rows);
         }
         self.publish(); // generations that opened or closed
         for name in names {
@@ -443,7 +446,7 @@ impl Engine {
         if judged { VIEW_TICKS_JUDGED } else { VIEW_TICKS }
     }
 
-    fn judge(&mut self, name: &ServiceName, tick: Tick, now: Moment, rows: &Rows) {
+    fn judge(&mut self, name: &ServiceName, tick: Tick, now: Moment, snapshot: &Snapshot, rows: &Rows) {
         let Some(service) = self.state.service(name) else { return };
         let Some(exposure) = service.standing.exposure else { return };
         let (definition, weight) = (service.definition.clone(), service.standing.weight);
@@ -456,6 +459,9 @@ impl Engine {
         };
         let trial = self.trials.entry(name.clone()).or_insert(trial);
         trial.count(tick, rows);
+        if let Some([canary, stable]) = census(snapshot, name, now) {
+            trial.judge.watch_endpoints(canary, stable);
+        }
         let verdict = trial.judge.tick(tick, weight, rows.of(exposure));
         let generation = trial.judge.generation();
         self.act(name, now, Input::Judged(verdict));

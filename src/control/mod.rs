@@ -16,6 +16,7 @@ pub mod checks;
 pub mod collector;
 pub mod command;
 pub mod decisions;
+mod ejections;
 pub mod engine;
 pub mod journal;
 pub mod prober;

@@ -1,18 +1,27 @@
-//! How a version's requests are spread over its endpoints: the algorithms, and what a service sets of them.
+//! How a version's requests are spread over its endpoints: the algorithms, what a request is hashed by, and what a
+//! service sets of all this.
+//!
+//! Every algorithm respects weights, and picks among candidates that [`pool`](super::pool) found available. Weights
+//! come in thousandths, so that an endpoint in its slow start can have a part of its own.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::breaker::Limits;
 use super::ejection::Ejection;
+use super::pool::Member;
+use super::route::Facts;
 use super::split::Weight;
 
-/// The algorithm that picks among a version's endpoints. All of them respect the endpoints' weights.
+/// The algorithm that picks among a version's endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Balance {
-    /// Two endpoints at random; the one with fewer requests in flight takes it.
+    /// Two endpoints at random; the one with fewer requests in flight for its weight takes it.
     #[default]
     PowerOfTwo,
-    /// One after the other, in proportion to their weights.
+    /// One after the other, over all workers, each as often as its weight says.
     RoundRobin,
     /// The one with the fewest requests in flight for its weight.
     LeastConnections,
@@ -24,7 +33,25 @@ pub enum Balance {
     CookieHash(String),
 }
 
-/// What a service says about the choice among its endpoints.
+impl Balance {
+    /// What the request is hashed by. `None`: it is not, or has no such header or cookie; then two choices decide.
+    #[must_use]
+    pub fn key(&self, client: IpAddr, facts: &Facts<'_>) -> Option<u64> {
+        match self {
+            Balance::PowerOfTwo | Balance::RoundRobin | Balance::LeastConnections => None,
+            Balance::ClientAddressHash => Some(match client.to_canonical() {
+                IpAddr::V4(v4) => xxh3_64(&v4.octets()),
+                IpAddr::V6(v6) => xxh3_64(&v6.octets()),
+            }),
+            Balance::HeaderHash(name) => Some(xxh3_64(facts.headers.get(name)?.as_bytes())),
+            Balance::CookieHash(name) => {
+                facts.cookies().find(|(seen, _)| seen == name).map(|(_, value)| xxh3_64(value.as_bytes()))
+            }
+        }
+    }
+}
+
+/// What a service says about the choice among a version's endpoints.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Balancing {
     pub balance: Balance,
@@ -47,4 +74,89 @@ impl Default for Balancing {
             limits: Limits::default(),
         }
     }
+}
+
+/// A candidate with its weight, in thousandths.
+pub type Candidate<'a> = (&'a Member, u64);
+
+/// The number of parts that a weight of one is made of.
+pub const WHOLE: u64 = 1_000;
+
+/// Two different candidates by weight (the same one twice when there is one), the less busy first.
+pub fn two_choices<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone, draw: u64) -> Option<&'a Member> {
+    let (high, low) = (draw >> 32, draw & 0xffff_ffff);
+    let below = |half: u64, total: u64| ((u128::from(half << 32) * u128::from(total)) >> 64) as u64;
+    let total = total(candidates.clone());
+    let first = at(candidates.clone(), below(high, total))?;
+    let others = candidates.filter(|(member, _)| !same(member, first.0));
+    let second = at(others, below(low, total - first.1));
+    Some(second.filter(|second| busier(first, *second)).unwrap_or(first).0)
+}
+
+/// The candidate whose turn it is. Equal weights: strictly one after the other. Different ones: turns step through the
+/// weights by the golden ratio, which spreads each candidate's turns as evenly as its weight allows (three-distance
+/// theorem), without anything to remember but the number of the turn.
+pub fn in_turn<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone, turn: u64) -> Option<&'a Member> {
+    let (_, one) = candidates.clone().next()?;
+    let total = total(candidates.clone());
+    let position = if candidates.clone().all(|(_, weight)| weight == one) {
+        turn % (total / one) * one
+    } else {
+        ((u128::from(turn.wrapping_mul(GOLDEN)) * u128::from(total)) >> 64) as u64
+    };
+    at(candidates, position).map(|(member, _)| member)
+}
+
+/// 2^64 divided by the golden ratio.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The least busy candidate for its weight; among equals, one by weight.
+pub fn least_busy<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone, draw: u64) -> Option<&'a Member> {
+    let least = candidates.clone().reduce(|least, next| if busier(least, next) { next } else { least })?;
+    // Read once more: another worker may have come in between, so the least busy of a moment ago stays eligible.
+    let equals = candidates.filter(|next| same(next.0, least.0) || !busier(*next, least));
+    let position = ((u128::from(draw) * u128::from(total(equals.clone()))) >> 64) as u64;
+    at(equals, position).or(Some(least)).map(|(member, _)| member)
+}
+
+/// The key's own candidate: weighted rendezvous hashing (Thaler and Ravishankar, "A Name-Based Mapping Scheme for
+/// Rendezvous", 1996; weights after Schindelhauer and Schomaker, 2005). Every candidate bids for the key, independently
+/// of the others, so that only the keys of one that leaves move, and to one that joins only those it outbids for.
+pub fn by_key<'a>(candidates: impl Iterator<Item = Candidate<'a>>, key: u64) -> Option<&'a Member> {
+    let bid = |(member, weight): &Candidate<'a>| {
+        let hash = xxh3_64_with_seed(&key.to_le_bytes(), member.endpoint.seed());
+        #[expect(clippy::cast_precision_loss, reason = "53 bits of the hash, and weights below 2^20")]
+        let (uniform, weight) = (((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64, *weight as f64);
+        -weight / uniform.ln()
+    };
+    let bids = candidates.map(|candidate| (bid(&candidate), candidate.0));
+    bids.max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, member)| member)
+}
+
+/// By which an endpoint bids for keys: the same in every process.
+#[must_use]
+pub fn seed(address: SocketAddr) -> u64 {
+    xxh3_64(address.to_string().as_bytes())
+}
+
+fn total<'a>(candidates: impl Iterator<Item = Candidate<'a>>) -> u64 {
+    candidates.map(|(_, weight)| weight).sum()
+}
+
+/// The candidate in whose weight a position lies.
+fn at<'a>(mut candidates: impl Iterator<Item = Candidate<'a>>, mut position: u64) -> Option<Candidate<'a>> {
+    candidates.find(|(_, weight)| {
+        let here = position < *weight;
+        position = position.saturating_sub(*weight);
+        here
+    })
+}
+
+fn same(one: &Member, other: &Member) -> bool {
+    one.endpoint.id == other.endpoint.id
+}
+
+/// Whether the first has more in flight for its weight than the second.
+fn busier((one, weight): Candidate<'_>, (other, other_weight): Candidate<'_>) -> bool {
+    u64::from(one.endpoint.in_flight()) * other_weight > u64::from(other.endpoint.in_flight()) * weight
 }

@@ -20,7 +20,7 @@ pub struct Snapshot {
     /// Grows with every snapshot; workers report which one they route by.
     pub revision: u64,
     pub router: Arc<Router>,
-    /// In the order of the router's indexes.
+    /// In the order of their names, which is that of the router's indexes.
     pub services: Box<[Arc<Service>]>,
     endpoints: u32,
     /// The state's routes that the router was made of.
@@ -193,13 +193,19 @@ fn pool(
         let endpoint = known.and_then(|pool| pool.endpoints().find(same)).cloned().unwrap_or_else(|| {
             *endpoints += 1;
             let endpoint = Endpoint::new(EndpointId(*endpoints), listed.authority.clone(), address);
-            Arc::new(if service.definition.health_check.is_some() { endpoint.unproven() } else { endpoint })
+            let joins = known.is_some_and(|pool| !pool.members.is_empty());
+            Arc::new(match &service.definition.health_check {
+                Some(_) => endpoint.unproven(),
+                None if joins => endpoint.added(),
+                None => endpoint,
+            })
         });
         let administrative = service.standing.amendments.state(&version.name, &listed.authority);
         Member { endpoint, weight: listed.weight, administrative }
     });
     let members: Vec<Member> = members.collect();
-    Pool::new(members, service.definition.balancing.clone(), version.name == service.standing.stable)
+    let shared = known.map(|pool| pool.shared.clone()).unwrap_or_default();
+    Pool::new(members, service.definition.balancing.clone(), version.name == service.standing.stable).sharing(shared)
 }
 
 #[cfg(test)]

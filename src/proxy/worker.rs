@@ -202,7 +202,7 @@ impl Worker {
 
 fn open_endpoints(snapshot: &Snapshot) -> BTreeSet<EndpointId> {
     let members = snapshot.services.iter().flat_map(|service| service.members());
-    members.filter(|member| member.is_wanted()).map(|member| member.endpoint.id).collect()
+    members.filter(|member| member.wanted()).map(|member| member.endpoint.id).collect()
 }
 
 impl Load {
