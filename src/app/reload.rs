@@ -18,6 +18,9 @@ use crate::control::command::{Control, Force, Reloads};
 use crate::control::journal::Actor;
 use crate::control::reload::{ConfigView, Extent, FileProblem, NotReloaded, Reload, Reloaded};
 use crate::control::resolver::resolve;
+use crate::control::view::View;
+use crate::domain::amendments::Source as Lister;
+use crate::domain::names::{ServiceName, VersionName};
 use crate::proxy::{self, Knobs};
 
 /// Where the settings come from.
@@ -67,6 +70,7 @@ impl Reloader {
         let settings = source.read().map_err(|problems| NotReloaded::Problems(listed(&problems)))?;
         let mut warnings: Vec<String> = listed(&settings.warnings).into_iter().map(|problem| problem.detail).collect();
         warnings.extend(at_the_next_start(&self.in_force, &settings));
+        warnings.extend(amended(&self.control.view(), &self.in_force, &settings));
         if extent == Extent::Validate {
             return Ok(Reloaded { revision: self.control.view().revision, warnings });
         }
@@ -152,6 +156,28 @@ fn at_the_next_start(before: &Settings, after: &Settings) -> Vec<String> {
     ];
     let differs = differs.into_iter().filter(|(_, differs)| *differs);
     differs.map(|(key, _)| format!("`{key}` has changed and takes effect at the next start")).collect()
+}
+
+/// Versions whose endpoints the file changes, and a person has changed as well: both count.
+fn amended(view: &View, before: &Settings, after: &Settings) -> Vec<String> {
+    let declared = |settings: &Settings, service: &ServiceName, version: &VersionName| {
+        let service = settings.services.iter().find(|known| known.name == *service);
+        service.and_then(|service| service.version(version)).map(|version| version.endpoints.clone())
+    };
+    let versions = view.services.values().flat_map(|service| service.versions.iter().map(move |v| (service, v)));
+    let said = versions.filter_map(|(service, version)| {
+        let after = declared(after, &service.name, &version.name)?;
+        let listed = |authority: &str| after.iter().any(|endpoint| *endpoint.authority == *authority);
+        let added = version.endpoints.iter().filter(|e| e.source == Lister::Runtime && !listed(&e.authority));
+        let added = added.map(|endpoint| format!("`{}` was added", endpoint.authority));
+        let removed = version.without.iter().filter(|endpoint| listed(endpoint.as_str()));
+        let stays: Vec<String> = added.chain(removed.map(|endpoint| format!("`{endpoint}` was removed"))).collect();
+        let changed = declared(before, &service.name, &version.name).is_some_and(|before| before != after);
+        let path = format!("services.{}.versions.{}.endpoints", service.name, version.name);
+        (changed && !stays.is_empty())
+            .then(|| format!("`{path}` has changed; at run time {}, and that stays so", stays.join(", ")))
+    });
+    said.collect()
 }
 
 /// Reloads at every SIGHUP.

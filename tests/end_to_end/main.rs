@@ -11,6 +11,7 @@ mod support;
 mod access_log;
 mod bodies;
 mod clients;
+mod endpoints;
 mod faults;
 mod forwarding;
 mod framing;
