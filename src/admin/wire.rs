@@ -485,6 +485,7 @@ impl Split {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::amendments::{Listed, Settled};
     use crate::domain::state::Event;
     use crate::domain::time::Moment;
 
@@ -506,6 +507,7 @@ mod tests {
     fn every_event_reads_back() {
         let version = VersionName::new("v2").unwrap();
         let (from, to) = (Weight::FULL, Weight::HALF);
+        let endpoint = Authority::parse("[::1]:80").unwrap();
         let conviction = Conviction { log_e: 7.25, because: "too many errors".to_owned(), ..Conviction::default() };
         for change in [
             Change::WeightSet { version: version.clone(), from, to },
@@ -515,13 +517,77 @@ mod tests {
             Change::WouldRollBack { version: version.clone(), conviction },
             Change::Unsealed { version: version.clone() },
             Change::ProbeBegan { version: version.clone(), from, to, until: Moment(1 << 40) },
-            Change::ProbeEnded { version, from, to },
+            Change::ProbeEnded { version: version.clone(), from, to },
+            Change::CanaryNamed { version: version.clone(), replaced: Some(version.clone()) },
+            Change::EndpointSet {
+                version: version.clone(),
+                endpoint: endpoint.clone(),
+                from: Administrative::Ready,
+                to: Administrative::Draining,
+            },
+            Change::EndpointPut { version: version.clone(), endpoint: endpoint.clone(), weight: 3 },
+            Change::EndpointRemoved { version: version.clone(), endpoint: endpoint.clone() },
+            Change::VersionAdded {
+                version: version.clone(),
+                endpoints: vec![Listed { endpoint: endpoint.clone(), weight: 1 }],
+            },
+            Change::VersionRemoved { version: version.clone() },
+            Change::AmendmentsSettled {
+                settled: vec![Settled::Removal { version: version.clone(), endpoint: endpoint.clone() }],
+            },
+            Change::EndpointHealth {
+                version,
+                endpoint,
+                address: "127.0.0.1:1".parse().unwrap(),
+                from: Operational::Healthy,
+                to: Operational::Unhealthy,
+                because: "status 503".to_owned(),
+            },
             Change::HoldBegan { reason: Hold::SharedDegradation },
             Change::HoldEnded,
         ] {
             let entry = entry(change);
             let text = serde_json::to_string(&entry).unwrap();
             assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry, "{text}");
+        }
+    }
+
+    /// As releases without run-time changes of endpoints wrote them, and as this one writes those.
+    #[test]
+    fn entries_read_as_they_were_written() {
+        let head = "\"revision\":7,\"at\":\"1970-01-01T00:00:00Z\",\"actor\":{\"name\":\"alice\"},\"service\":\"shop\"";
+        let endpoint = Authority::parse("127.0.0.1:9001").unwrap();
+        let (version, from) = (VersionName::new("v2").unwrap(), Administrative::Ready);
+        for (written, change) in [
+            (
+                r#""change":"weight_set","version":"v2","from":"10%","to":"0%""#,
+                Change::WeightSet { version: version.clone(), from: Weight::parse("10%").unwrap(), to: Weight::ZERO },
+            ),
+            (
+                r#""change":"endpoint_set","version":"v2","endpoint":"127.0.0.1:9001","from":"ready","to":"maintenance""#,
+                Change::EndpointSet {
+                    version: version.clone(),
+                    endpoint: endpoint.clone(),
+                    from,
+                    to: Administrative::Maintenance,
+                },
+            ),
+            (
+                r#""change":"version_added","version":"v2","endpoints":[{"endpoint":"127.0.0.1:9001","weight":2}]"#,
+                Change::VersionAdded {
+                    version: version.clone(),
+                    endpoints: vec![Listed { endpoint: endpoint.clone(), weight: 2 }],
+                },
+            ),
+            (
+                r#""change":"amendments_settled","settled":[{"what":"state","version":"v2","endpoint":"127.0.0.1:9001"}]"#,
+                Change::AmendmentsSettled { settled: vec![Settled::State { version, endpoint }] },
+            ),
+        ] {
+            let text = format!("{{{head},{written}}}");
+            let entry: Entry = serde_json::from_str(&text).unwrap();
+            assert_eq!(entry.event.change, change);
+            assert_eq!(serde_json::to_string(&entry).unwrap(), text);
         }
     }
 

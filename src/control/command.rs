@@ -131,7 +131,7 @@ pub fn amend(
     precondition: Precondition,
 ) -> Result<Vec<Change>, Refused> {
     let standing = &service.standing;
-    let changes = standing.amendments.handle(standing, &service.definition, serves, request)?;
+    let changes = standing.amendments.handle(standing, &service.file, &service.definition, serves, request)?;
     if changes.iter().all(Change::lowers) {
         return Ok(changes);
     }

@@ -144,11 +144,12 @@ impl Amendments {
         definition
     }
 
-    /// Decides. Changes are to be applied in order; none means that everything already is as asked for. `serves`: whether
-    /// an endpoint works at present.
+    /// Decides. Changes are to be applied in order; none means that everything already is as asked for. `now` is `file` as
+    /// amended; `serves`: whether an endpoint works at present.
     pub fn handle(
         &self,
         standing: &Standing,
+        file: &Definition,
         now: &Definition,
         serves: impl Fn(&VersionName, &str) -> bool,
         request: Request,
@@ -182,7 +183,7 @@ impl Amendments {
                 }
                 Ok(vec![Change::EndpointRemoved { version, endpoint }])
             }
-            Request::PutVersion { version, endpoints } => put_version(now, version, endpoints),
+            Request::PutVersion { version, endpoints } => put_version(file, now, version, endpoints),
             Request::RemoveVersion { version } => match standing.role(&version) {
                 _ if now.version(&version).is_none() => Ok(vec![]),
                 Some(Role::Stable) => Err(Refusal::InUse(version, Role::Stable)),
@@ -348,7 +349,13 @@ fn is_new(now: &Definition, version: &VersionName, endpoint: &Authority) -> Resu
     }
 }
 
-fn put_version(now: &Definition, version: VersionName, endpoints: Vec<Listed>) -> Result<Vec<Change>, Refusal> {
+/// What the file lists of a version that was removed does not come back with it.
+fn put_version(
+    file: &Definition,
+    now: &Definition,
+    version: VersionName,
+    endpoints: Vec<Listed>,
+) -> Result<Vec<Change>, Refusal> {
     let same = |known: &EndpointDefinition| {
         endpoints.iter().any(|listed| listed.endpoint.text == known.authority && listed.weight == known.weight)
     };
@@ -357,6 +364,237 @@ fn put_version(now: &Definition, version: VersionName, endpoints: Vec<Listed>) -
         Some(_) => Err(Refusal::Exists(version)),
         None if now.versions.len() >= MOST_VERSIONS => Err(Refusal::TooMany { most: MOST_VERSIONS, what: "versions" }),
         None if endpoints.len() > MOST_ENDPOINTS => Err(Refusal::TooMany { most: MOST_ENDPOINTS, what: "endpoints" }),
-        None => Ok(vec![Change::VersionAdded { version, endpoints }]),
+        None => {
+            let declared = file.version(&version).into_iter().flat_map(|version| &version.endpoints);
+            let unlisted = declared.filter(|known| !endpoints.iter().any(|e| e.endpoint.text == known.authority));
+            let unlisted = unlisted.filter_map(|known| Authority::parse(&known.authority).ok());
+            let removed = unlisted.map(|endpoint| Change::EndpointRemoved { version: version.clone(), endpoint });
+            let removed: Vec<Change> = removed.collect();
+            Ok(std::iter::once(Change::VersionAdded { version, endpoints }).chain(removed).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::balance::Balancing;
+    use crate::domain::judge::Policy;
+    use crate::domain::names::{Exposure, ServiceName};
+    use crate::domain::service::Timeouts;
+    use crate::domain::split::Weight;
+    use crate::domain::standing::Declared;
+
+    fn name(text: &str) -> VersionName {
+        VersionName::new(text).unwrap()
+    }
+
+    fn at(port: u16) -> Authority {
+        Authority::parse(&format!("127.0.0.1:{port}")).unwrap()
+    }
+
+    /// Versions and the ports of their endpoints.
+    fn file(versions: &[(&str, &[u16])]) -> Definition {
+        let listed = |port: &u16| EndpointDefinition::from(at(*port).text);
+        let version = |(version, ports): &(&str, &[u16])| VersionDefinition {
+            name: name(version),
+            endpoints: ports.iter().map(listed).collect(),
+        };
+        Definition {
+            name: ServiceName::new("shop").unwrap(),
+            routes: vec![],
+            versions: versions.iter().map(version).collect(),
+            stable: name("v1"),
+            canary: Some(name("v2")),
+            weight: Weight::HALF,
+            pins: vec![],
+            policy: Policy::default(),
+            timeouts: Timeouts::default(),
+            health_check: None,
+            balancing: Balancing::default(),
+        }
+    }
+
+    fn shop() -> (Standing, Definition) {
+        let file = file(&[("v1", &[1, 2]), ("v2", &[3])]);
+        let declared = Declared { stable: name("v1"), canary: Some(name("v2")), weight: Weight::HALF };
+        (Standing::new(declared, Exposure(1)), file)
+    }
+
+    /// Asks, and makes what is answered true.
+    fn ask(
+        standing: &mut Standing,
+        file: &Definition,
+        well: impl Fn(u16) -> bool,
+        request: Request,
+    ) -> Result<usize, Refusal> {
+        let serves = |_: &VersionName, endpoint: &str| well(Authority::parse(endpoint).unwrap().port);
+        let now = standing.amendments.over(file);
+        let changes = standing.amendments.handle(standing, file, &now, serves, request)?;
+        for change in &changes {
+            standing.apply(change, Exposure(2));
+        }
+        Ok(changes.len())
+    }
+
+    fn state(version: &str, port: u16, to: Administrative) -> Request {
+        Request::State { version: name(version), endpoint: at(port), to, force: false }
+    }
+
+    fn last() -> Refusal {
+        Refusal::LastOfStable(name("v1"), at(2))
+    }
+
+    #[test]
+    fn stable_keeps_an_endpoint_that_serves_unless_forced() {
+        use Administrative::{Draining, Maintenance, Ready};
+        let (mut standing, file) = shop();
+        assert_eq!(ask(&mut standing, &file, |_| true, state("v1", 1, Maintenance)), Ok(1));
+        assert_eq!(ask(&mut standing, &file, |_| true, state("v1", 2, Draining)), Err(last()));
+        let remove = Request::RemoveEndpoint { version: name("v1"), endpoint: at(2), force: false };
+        assert_eq!(ask(&mut standing, &file, |_| true, remove), Err(last()));
+        // The other one is ready and does not work: it is no help.
+        assert_eq!(ask(&mut standing, &file, |_| true, state("v1", 1, Ready)), Ok(1));
+        assert_eq!(ask(&mut standing, &file, |port| port == 2, state("v1", 2, Draining)), Err(last()));
+        assert_eq!(ask(&mut standing, &file, |port| port == 2, state("v1", 1, Draining)), Ok(1));
+        let forced = Request::State { version: name("v1"), endpoint: at(2), to: Draining, force: true };
+        assert_eq!(ask(&mut standing, &file, |_| true, forced), Ok(1));
+        assert_eq!(
+            ask(&mut standing, &file, |_| true, state("v2", 3, Draining)),
+            Ok(1),
+            "the canary may lose its last"
+        );
+    }
+
+    #[test]
+    fn a_version_with_traffic_is_not_removed() {
+        let (mut standing, file) = shop();
+        let remove = |version: &str| Request::RemoveVersion { version: name(version) };
+        let in_use = |version: &str, role| Err(Refusal::InUse(name(version), role));
+        assert_eq!(ask(&mut standing, &file, |_| true, remove("v1")), in_use("v1", Role::Stable));
+        assert_eq!(ask(&mut standing, &file, |_| true, remove("v2")), in_use("v2", Role::Canary));
+        assert_eq!(ask(&mut standing, &file, |_| true, remove("v9")), Ok(0));
+        let zero = Change::WeightSet { version: name("v2"), from: Weight::HALF, to: Weight::ZERO };
+        standing.apply(&zero, Exposure(2));
+        assert_eq!(ask(&mut standing, &file, |_| true, remove("v2")), Ok(1));
+        assert_eq!((standing.canary.clone(), standing.amendments.over(&file).versions.len()), (None, 1));
+        let put = Request::PutVersion { version: name("v2"), endpoints: vec![Listed { endpoint: at(7), weight: 1 }] };
+        assert_eq!(ask(&mut standing, &file, |_| true, put.clone()), Ok(2), "it may come back, with other endpoints");
+        assert_eq!(ask(&mut standing, &file, |_| true, put), Ok(0));
+    }
+
+    #[test]
+    fn an_endpoint_is_listed_once_however_it_is_spelled() {
+        let (mut standing, file) = shop();
+        let put = |text: &str| Request::PutEndpoint {
+            version: name("v2"),
+            endpoint: Authority::parse(text).unwrap(),
+            weight: 1,
+        };
+        assert_eq!(ask(&mut standing, &file, |_| true, put("web:1")), Ok(1));
+        let twin = Refusal::Listed(name("v2"), Authority::parse("web:1").unwrap());
+        assert_eq!(ask(&mut standing, &file, |_| true, put("WEB.:1")), Err(twin));
+    }
+
+    #[test]
+    fn a_file_that_names_a_removed_version_in_a_role_has_it_back() {
+        let (mut standing, shop) = shop();
+        standing.apply(&Change::VersionRemoved { version: name("v2") }, Exposure(2));
+        let settled = standing.amendments.settled_by(&shop, &[&name("v2")]);
+        assert_eq!(settled, [Settled::Gone { version: name("v2") }]);
+        assert_eq!(standing.amendments.settled_by(&shop, &[]), []);
+        assert_eq!(standing.amendments.settled_by(&file(&[("v1", &[1])]), &[]), settled);
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        use Administrative::{Draining, Maintenance, Ready};
+        let version = || prop::sample::select(vec!["v1", "v2", "v3"]).prop_map(name);
+        let endpoint = || (1u16..7).prop_map(at);
+        let to = prop::sample::select(vec![Ready, Draining, Maintenance]);
+        prop_oneof![
+            4 => (version(), endpoint(), to, any::<bool>())
+                .prop_map(|(version, endpoint, to, force)| Request::State { version, endpoint, to, force }),
+            3 => (version(), endpoint(), 1u32..4)
+                .prop_map(|(version, endpoint, weight)| Request::PutEndpoint { version, endpoint, weight }),
+            3 => (version(), endpoint(), any::<bool>())
+                .prop_map(|(version, endpoint, force)| Request::RemoveEndpoint { version, endpoint, force }),
+            1 => (version(), endpoint()).prop_map(|(version, endpoint)| Request::PutVersion {
+                version,
+                endpoints: vec![Listed { endpoint, weight: 1 }]
+            }),
+            1 => version().prop_map(|version| Request::RemoveVersion { version }),
+        ]
+    }
+
+    fn is_forced(request: &Request) -> bool {
+        matches!(request, Request::State { force: true, .. } | Request::RemoveEndpoint { force: true, .. })
+    }
+
+    fn any_file() -> impl Strategy<Value = Definition> {
+        let ports =
+            || prop::collection::btree_set(1u16..7, 1..4).prop_map(|ports| ports.into_iter().collect::<Vec<_>>());
+        (ports(), prop::option::of(ports()), prop::option::of(ports())).prop_map(|(one, two, three)| {
+            let mut versions: Vec<(&str, &[u16])> = vec![("v1", &one)];
+            versions.extend(two.as_ref().map(|ports| ("v2", ports.as_slice())));
+            versions.extend(three.as_ref().map(|ports| ("v3", ports.as_slice())));
+            file(&versions)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_asked_for_twice_is_done_once(requests in prop::collection::vec(request(), 1..20), sick in 0u16..7) {
+            let (mut standing, file) = shop();
+            standing.apply(&Change::VersionRemoved { version: name("v2") }, Exposure(2));
+            for request in requests {
+                if ask(&mut standing, &file, |port| port != sick, request.clone()).is_ok() {
+                    prop_assert_eq!(ask(&mut standing, &file, |port| port != sick, request), Ok(0));
+                }
+            }
+        }
+
+        #[test]
+        fn nobody_leaves_stable_without_an_endpoint_that_serves_but_by_force(
+            requests in prop::collection::vec(request(), 1..30),
+            sick in 0u16..7,
+        ) {
+            let (mut standing, file) = shop();
+            for request in requests.into_iter().filter(|request| !is_forced(request)) {
+                let _answer = ask(&mut standing, &file, |port| port != sick, request);
+                let now = standing.amendments.over(&file);
+                let stable = now.version(&standing.stable).unwrap();
+                let serves = |listed: &EndpointDefinition| {
+                    let port = Authority::parse(&listed.authority).unwrap().port;
+                    port != sick && standing.amendments.state(&stable.name, &listed.authority) == Administrative::Ready
+                };
+                prop_assert!(stable.endpoints.iter().any(serves));
+            }
+        }
+
+        /// What a file settles is what it says by itself: forgetting it changes nothing. And it is settled once.
+        #[test]
+        fn what_is_settled_makes_no_difference(requests in prop::collection::vec(request(), 0..20), after in any_file()) {
+            let (mut standing, before) = shop();
+            for request in requests {
+                let _answer = ask(&mut standing, &before, |_| true, request);
+            }
+            let amended = standing.amendments.over(&after);
+            let settled = standing.amendments.settled_by(&after, &[]);
+            standing.apply(&Change::AmendmentsSettled { settled }, Exposure(2));
+            prop_assert_eq!(standing.amendments.over(&after), amended);
+            prop_assert_eq!(standing.amendments.settled_by(&after, &[]), vec![]);
+        }
+
+        #[test]
+        fn what_is_kept_reads_back(requests in prop::collection::vec(request(), 0..20)) {
+            let (mut standing, file) = shop();
+            for request in requests {
+                let _answer = ask(&mut standing, &file, |_| true, request);
+            }
+            let text = serde_json::to_string(&standing).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Standing>(&text).unwrap(), standing, "{}", text);
+        }
     }
 }
