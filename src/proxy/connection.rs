@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use http::header::{self, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -25,6 +27,9 @@ use crate::domain::time::Moment;
 /// Request heads up to this size; larger ones are answered with 431.
 const LARGEST_HEAD: usize = 64 * 1024;
 const MOST_HEADERS: usize = 100;
+/// A client that has not heard yet that we are stopping may be sending its next request: for so long after its last
+/// answer (or since the stop began) a connection is still read from. hyper's own graceful shutdown closes at once.
+const CROSSING: Duration = Duration::from_millis(500);
 
 /// Serves one client until its connection is over. Errors are the client's and end nothing else.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
@@ -41,12 +46,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     builder.max_headers(MOST_HEADERS).max_header_size(LARGEST_HEAD).half_close(false);
     let mut connection = pin!(builder.serve_connection(io, service));
     let deadline = worker.deadlines.deadline();
-    let mut draining = false;
     let ended = poll_fn(|cx| {
-        if worker.draining() && !draining {
-            draining = true;
-            connection.as_mut().graceful_shutdown();
-        }
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(ended));
         }
@@ -67,7 +67,11 @@ async fn answer(
     busy: Busy,
     request: Request<Incoming>,
 ) -> Result<Response<Outgoing>, std::convert::Infallible> {
-    Ok(handle(&worker, &client, request).await.map(|body| body.holding(busy)))
+    let mut response = handle(&worker, &client, request).await.map(|body| body.holding(busy));
+    if worker.draining().is_some() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 /// What the client is doing, for the limits on what it may take its time with.
@@ -80,7 +84,9 @@ struct Activity {
 
 #[derive(Debug, Clone, Copy)]
 enum Doing {
-    /// Nothing since.
+    /// Nothing since it connected.
+    New(Moment),
+    /// Nothing since its last answer.
     Idle(Moment),
     /// Sending a request head since.
     Head(Moment),
@@ -91,7 +97,7 @@ enum Doing {
 impl Activity {
     /// A new connection owes its first head from the start.
     fn new(now: Moment) -> Activity {
-        Activity { doing: Cell::new(Doing::Head(now)), unread: Cell::new(false) }
+        Activity { doing: Cell::new(Doing::New(now)), unread: Cell::new(false) }
     }
 
     fn begin(self: &Rc<Self>, worker: &Rc<Worker>) -> Busy {
@@ -101,8 +107,10 @@ impl Activity {
     }
 
     fn received(&self, worker: &Worker) {
-        if let Doing::Idle(_) = self.doing.get() {
-            self.doing.set(Doing::Head(worker.deadlines.now()));
+        match self.doing.get() {
+            Doing::New(since) => self.doing.set(Doing::Head(since)),
+            Doing::Idle(_) => self.doing.set(Doing::Head(worker.deadlines.now())),
+            Doing::Head(_) | Doing::Busy => {}
         }
     }
 
@@ -116,11 +124,18 @@ impl Activity {
     fn due(&self, worker: &Worker) -> Option<Moment> {
         match self.doing.get() {
             Doing::Idle(_) if self.unread.get() => None, // as in the middle of a body
-            Doing::Idle(since) => Some(since.plus(worker.limits.get().client_idle)),
+            Doing::Idle(since) => Some(soon(worker, since, worker.limits.get().client_idle)),
+            Doing::New(since) => Some(soon(worker, since, worker.limits.get().request_head)),
             Doing::Head(since) => Some(since.plus(worker.limits.get().request_head)),
             Doing::Busy => None,
         }
     }
+}
+
+/// When a wait for a client that says nothing ends: sooner while we are stopping.
+fn soon(worker: &Worker, since: Moment, patience: Duration) -> Moment {
+    let due = since.plus(patience);
+    worker.draining().map_or(due, |stopping| due.min(since.max(stopping).plus(CROSSING)))
 }
 
 /// A request being answered: from its head to the last byte of its response.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::Phase;
 use super::worker::Load;
@@ -48,7 +49,8 @@ pub struct Sockets {
     pub remove: Vec<SocketAddr>,
 }
 
-/// Starts the acceptor's thread. It ends, and closes its sockets, when the phase leaves [`Phase::Serving`].
+/// Starts the acceptor's thread. It ends, and closes its sockets, when the phase leaves [`Phase::Serving`]; by then it
+/// has handed over every connection that the kernel had taken for it.
 pub fn start(
     listeners: Vec<std::net::TcpListener>,
     changes: mpsc::UnboundedReceiver<Sockets>,
@@ -68,22 +70,22 @@ pub fn start(
 struct Acceptor {
     desks: Arc<Vec<Desk>>,
     accepting: JoinSet<()>,
-    sockets: BTreeMap<SocketAddr, AbortHandle>,
+    sockets: BTreeMap<SocketAddr, CancellationToken>,
 }
 
 impl Acceptor {
     /// Wants to be inside its runtime.
     fn listen(&mut self, listener: std::net::TcpListener) -> io::Result<()> {
-        let address = listener.local_addr()?;
-        let task = self.accepting.spawn(accept(TcpListener::from_std(listener)?, self.desks.clone()));
-        self.sockets.insert(address, task);
+        let (address, closing) = (listener.local_addr()?, CancellationToken::new());
+        self.accepting.spawn(accept(TcpListener::from_std(listener)?, self.desks.clone(), closing.clone()));
+        self.sockets.insert(address, closing);
         Ok(())
     }
 
     async fn run(mut self, mut changes: mpsc::UnboundedReceiver<Sockets>, mut phase: watch::Receiver<Phase>) {
         loop {
             tokio::select! {
-                _left = phase.wait_for(|phase| *phase != Phase::Serving) => return,
+                _left = phase.wait_for(|phase| *phase != Phase::Serving) => break,
                 Some(Sockets { add, remove }) = changes.recv() => {
                     for listener in add {
                         if let Err(error) = self.listen(listener) {
@@ -91,25 +93,34 @@ impl Acceptor {
                         }
                     }
                     for address in remove {
-                        if let Some(task) = self.sockets.remove(&address) {
-                            task.abort();
+                        if let Some(closing) = self.sockets.remove(&address) {
+                            closing.cancel();
                         }
                     }
                 }
             }
         }
+        self.sockets.values().for_each(CancellationToken::cancel);
+        while self.accepting.join_next().await.is_some() {}
     }
 }
 
-async fn accept(listener: TcpListener, desks: Arc<Vec<Desk>>) {
-    loop {
-        match listener.accept().await {
+/// Accepts until told to close. A client that the kernel has accepted by then believes to be connected: it is served.
+async fn accept(listener: TcpListener, desks: Arc<Vec<Desk>>, closing: CancellationToken) {
+    while let Some(accepted) = closing.run_until_cancelled(listener.accept()).await {
+        match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
             Ok((stream, peer)) => hand_over(stream, peer, &desks).await,
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections; trying again shortly");
-                tokio::time::sleep(PAUSE).await;
+                closing.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
             }
+        }
+    }
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        if stream.set_nonblocking(true).is_ok() {
+            hand_over(stream, peer, &desks).await;
         }
     }
 }
@@ -122,8 +133,9 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-async fn hand_over(stream: TcpStream, peer: SocketAddr, desks: &[Desk]) {
-    let ready = stream.set_nodelay(true).and_then(|()| stream.into_std());
-    let (Ok(stream), Some(desk)) = (ready, desks.iter().min_by_key(|desk| desk.load.weight())) else { return };
+async fn hand_over(stream: std::net::TcpStream, peer: SocketAddr, desks: &[Desk]) {
+    let (Ok(()), Some(desk)) = (stream.set_nodelay(true), desks.iter().min_by_key(|desk| desk.load.weight())) else {
+        return;
+    };
     let _worker_ended = desk.sockets.send(Accepted { stream, peer }).await;
 }

@@ -47,7 +47,7 @@ pub struct Worker {
     random: RefCell<fastrand::Rng>,
     /// Unix time at the clock's epoch, for request ids.
     epoch_unix_ms: u64,
-    draining: Cell<bool>,
+    draining: Cell<Option<Moment>>,
 }
 
 /// What the acceptor knows of a worker, written by that worker alone.
@@ -101,7 +101,8 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
             _ = flush.tick() => {
                 worker.limits.set(*setup.limits.borrow_and_update());
                 unsent = worker.tick(&setup.batches, unsent);
-                if worker.draining() && worker.load.connections() == 0 && accepted.is_empty() {
+                let last = accepted.is_closed() && accepted.is_empty();
+                if worker.draining().is_some() && last && worker.load.connections() == 0 {
                     break;
                 }
             }
@@ -136,7 +137,7 @@ impl Worker {
             subscriber: RefCell::new(setup.subscriber.clone()),
             random: RefCell::new(fastrand::Rng::new()), // seeded by the operating system, each worker apart
             epoch_unix_ms: u64::try_from(unix.saturating_sub(running).as_millis()).unwrap_or(0),
-            draining: Cell::new(false),
+            draining: Cell::new(None),
         }
     }
 
@@ -164,13 +165,14 @@ impl Worker {
         request_id(unix_ms, random)
     }
 
+    /// Since when; `None` while it serves.
     #[must_use]
-    pub fn draining(&self) -> bool {
+    pub fn draining(&self) -> Option<Moment> {
         self.draining.get()
     }
 
     fn drain(&self) {
-        self.draining.set(true);
+        self.draining.set(Some(self.now()));
         self.deadlines.wake_all(); // every connection has a deadline, and looks at `draining` when woken
     }
 

@@ -87,6 +87,23 @@ fn stopping_under_load_fails_no_request_that_was_taken() {
 }
 
 #[test]
+fn a_client_that_keeps_asking_is_told_to_go_and_never_cut_off() {
+    let origin = Origin::start("v1");
+    let mut penstock = Setup::of(&[&origin]).stopping("0s", "5s").start();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = penstock.client();
+            thread::spawn(move || while client.get("/").header("connection") != Some("close") {})
+        })
+        .collect();
+    eventually("traffic", || origin.requests() > 300);
+    penstock.stop();
+    for client in clients {
+        client.join().expect("every request was answered, the last one with `Connection: close`");
+    }
+}
+
+#[test]
 fn sigterm_ends_the_process_well_and_no_request_badly() {
     let origin = Origin::start("v1");
     origin.always(Act::Late(Duration::from_millis(600)));
