@@ -198,6 +198,10 @@ impl<'a> Field<'a> {
         matches!(self.value, DeValue::Boolean(_))
     }
 
+    pub fn is_table(&self) -> bool {
+        matches!(self.value, DeValue::Table(_))
+    }
+
     pub fn is_text(&self) -> bool {
         matches!(self.value, DeValue::String(_))
     }
@@ -436,6 +440,18 @@ const HOMES: &[(&str, &str)] = &[
     ("pins", "in `[services.NAME]`"),
     ("versions", "in a service: `[services.NAME.versions.VERSION]`"),
     ("endpoints", "in `[services.NAME.versions.VERSION]`"),
+    ("balance", "in `[services.NAME]`"),
+    ("slow_start", "in `[services.NAME]`"),
+    ("panic_threshold", "in `[services.NAME]`"),
+    ("ejection", "in `[services.NAME]`"),
+    ("consecutive_failures", "in `ejection` of `[services.NAME]`"),
+    ("max_share", "in `ejection` of `[services.NAME]`"),
+    ("limits", "in a service: `[services.NAME.limits]`"),
+    ("connections", "in `[services.NAME.limits]`"),
+    ("in_flight", "in `[services.NAME.limits]`"),
+    ("version_in_flight", "in `[services.NAME.limits]`"),
+    ("pending", "in `[services.NAME.limits]`"),
+    ("pending_time", "in `[services.NAME.limits]`"),
     ("rollback", "in a service: `[services.NAME.rollback]`"),
     ("error_rate", "in `[services.NAME.rollback]`"),
     ("latency", "in `[services.NAME.rollback]`"),

@@ -16,6 +16,7 @@
 //!
 //! Left to others: looking names up, binding (`app`), and reading the environment (`cli`).
 
+mod balance;
 mod check;
 mod file;
 mod health_check;

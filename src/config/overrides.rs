@@ -84,6 +84,8 @@ enum Kind {
     Texts,
     /// A text in a table that may be `false` instead, which it beats.
     Part,
+    /// An integer there.
+    PartInteger,
 }
 
 const TEXT: Shape = Shape::One(Kind::Text);
@@ -110,6 +112,11 @@ const SERVICE: Shape = Shape::Table(&[
     ("pins", Shape::Items(&PIN)),
     ("versions", Shape::Named(&Shape::Table(&[("endpoints", Shape::One(Kind::Texts))]))),
     ("rollback", Shape::Table(&[("error_rate", ERROR_RATE), ("latency", LATENCY), ("mode", TEXT)])),
+    ("balance", TEXT),
+    ("slow_start", TEXT),
+    ("panic_threshold", TEXT),
+    ("ejection", EJECTION),
+    ("limits", LIMITS),
     ("timeouts", Shape::Table(&[("connect", TEXT), ("response_head", TEXT), ("body_idle", TEXT)])),
     ("health_check", HEALTH_CHECK),
 ]);
@@ -126,6 +133,15 @@ const HEALTH_CHECK: Shape = Shape::Table(&[
     ("fall", Shape::One(Kind::Integer)),
     ("expect_status", TEXT),
     ("expect_body", TEXT),
+]);
+const EJECTION: Shape =
+    Shape::OffOr(&[("consecutive_failures", Shape::One(Kind::PartInteger)), ("time", PART), ("max_share", PART)]);
+const LIMITS: Shape = Shape::Table(&[
+    ("connections", Shape::One(Kind::Integer)),
+    ("in_flight", Shape::One(Kind::Integer)),
+    ("version_in_flight", Shape::One(Kind::Integer)),
+    ("pending", Shape::One(Kind::Integer)),
+    ("pending_time", TEXT),
 ]);
 const ERROR_RATE: Shape = Shape::OffOr(&[("above", PART), ("window", PART)]);
 const LATENCY: Shape = Shape::OffOr(&[("quantile", PART), ("above", PART), ("window", PART)]);
@@ -402,7 +418,8 @@ const MOST_LISTED: usize = 8;
 impl Kind {
     /// The value that the file would have. What does not fit stays a text, and is refused where it is read.
     fn value(self, text: &str, span: Span) -> Spanned<DeValue<'_>> {
-        let (switch, number) = (matches!(self, Kind::Boolean | Kind::BooleanOrText), self == Kind::Integer);
+        let (switch, number) =
+            (matches!(self, Kind::Boolean | Kind::BooleanOrText), matches!(self, Kind::Integer | Kind::PartInteger));
         let value = match text.trim() {
             "true" if switch => DeValue::Boolean(true),
             "false" if switch => DeValue::Boolean(false),
@@ -484,7 +501,7 @@ fn insert<'s>(
         return Err(Obstacle::SwitchedOff(span));
     }
     let name = laid.name;
-    if laid.kind == Kind::Part && node.get_ref().is_bool() {
+    if matches!(laid.kind, Kind::Part | Kind::PartInteger) && node.get_ref().is_bool() {
         *node = nothing(Some(step), name);
     }
     match (step, node.get_mut()) {

@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
+use super::balance;
 use super::file::path_below;
 use super::problem::Span;
 use super::source::{Origin, Sources};
 use super::{AccessLog, LogFormat, Settings};
+use crate::domain::balance::Balancing;
+use crate::domain::breaker::Limits;
 use crate::domain::check::Ask;
 use crate::domain::judge::Mode;
 use crate::domain::route::Route;
-use crate::domain::service::{Definition, PinDefinition, Target};
+use crate::domain::service::{Definition, EndpointDefinition, PinDefinition, Target};
 use crate::domain::split::{Matcher, Weight};
 
 /// Settings, and where each value comes from.
@@ -148,13 +151,16 @@ impl Page<'_> {
         }
         self.text("weight", service.weight);
         self.items("pins", service.pins.iter().map(pin_text).collect());
+        self.balancing(&service.balancing);
         for version in &service.versions {
             self.table(&path_below(&format!("{path}.versions"), version.name.as_str()));
-            let endpoints: Vec<String> = version.endpoints.iter().map(|endpoint| quoted(&endpoint.authority)).collect();
+            let endpoints: Vec<String> = version.endpoints.iter().map(endpoint_text).collect();
             self.value("endpoints", format!("[{}]", endpoints.join(", ")));
         }
         self.table(&format!("{path}.rollback"));
         self.limits(service);
+        self.table(&format!("{path}.limits"));
+        self.breaker(&service.balancing.limits);
         self.table(&format!("{path}.timeouts"));
         self.duration("connect", service.timeouts.connect);
         self.duration("response_head", service.timeouts.response_head);
@@ -189,6 +195,36 @@ impl Page<'_> {
         self.duration("timeout", check.timeout);
         self.value("rise", check.rise);
         self.value("fall", check.fall);
+    }
+
+    fn balancing(&mut self, balancing: &Balancing) {
+        self.value("balance", balance::shown(&balancing.balance));
+        self.duration("slow_start", balancing.slow_start);
+        self.text("panic_threshold", balancing.panic_threshold);
+        match &balancing.ejection {
+            None => self.value("ejection", false),
+            Some(ejection) => {
+                self.value("ejection.consecutive_failures", ejection.consecutive_failures);
+                self.duration("ejection.time", ejection.time);
+                self.text("ejection.max_share", ejection.max_share);
+            }
+        }
+    }
+
+    fn breaker(&mut self, limits: &Limits) {
+        let parts = [
+            ("connections", limits.connections),
+            ("in_flight", limits.in_flight),
+            ("version_in_flight", limits.version_in_flight),
+        ];
+        for (key, limit) in parts {
+            match limit {
+                Some(limit) => self.value(key, limit),
+                None => self.absent(key, "unlimited"),
+            }
+        }
+        self.value("pending", limits.pending);
+        self.duration("pending_time", limits.pending_time);
     }
 
     fn limits(&mut self, service: &Definition) {
@@ -306,6 +342,14 @@ fn quoted(text: impl Display) -> String {
 fn percentage(fraction: f64) -> String {
     let points = (fraction * f64::from(Weight::FULL.basis_points())).round();
     format!("{}%", points / 100.0)
+}
+
+fn endpoint_text(endpoint: &EndpointDefinition) -> String {
+    let address = quoted(&endpoint.authority);
+    match endpoint.weight {
+        EndpointDefinition::DEFAULT_WEIGHT => address,
+        weight => format!("{{ address = {address}, weight = {weight} }}"),
+    }
 }
 
 fn route_text(route: &Route) -> String {

@@ -47,6 +47,61 @@ pub(super) fn spoken(duration: Duration) -> String {
     SignedDuration::try_from(duration).map_or_else(|_| format!("{duration:?}"), |signed| format!("{signed:#}"))
 }
 
+/// What a count may be, and why not more or less.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counts {
+    pub least: u32,
+    pub most: u32,
+    pub why: &'static str,
+}
+
+pub(super) fn count(field: &Field<'_>, counts: &Counts) -> Option<u32> {
+    let number = field.integer(&counts.least.max(1).to_string())?;
+    let count = u32::try_from(number).ok().filter(|count| (counts.least..=counts.most).contains(count));
+    if count.is_none() {
+        let Counts { least, most, why } = counts;
+        field.place.error(
+            format!("`{number}` is not between {least} and {most}"),
+            format!("choose from {least} to {most}: {why}"),
+        );
+    }
+    count
+}
+
+/// Whether something is `false`; `true` does not say what it is, and is refused. `part` is one of its keys, as a
+/// variable spells it.
+pub(super) fn switched_off(field: &Field<'_>, example: &str, part: &str) -> bool {
+    if field.is_boolean() && field.boolean() == Some(true) {
+        let message = "`true` does not say what the limit is";
+        let help = match field.place.variable() {
+            Some(variable) => {
+                format!("set its parts, such as `{variable}_{part}`, or `{variable}=false` to switch it off")
+            }
+            None => format!("write `{example}`, or `false` to switch it off"),
+        };
+        field.place.error(message, help);
+    }
+    field.is_boolean()
+}
+
+/// The name of a header.
+pub(super) fn header_name(field: &Field<'_>) -> Option<http::HeaderName> {
+    let At { value: text, place } = field.text(Meaning::Text("x-user"))?;
+    let help = "letters, digits and `-`, such as `x-user`";
+    let message = |_| place.error(format!("`{}` is not a header name", clipped(text)), help);
+    http::HeaderName::from_bytes(text.as_bytes()).map_err(message).ok()
+}
+
+/// A cookie's name (RFC 6265 §4.1.1): the same alphabet as a header's, its case kept.
+pub(super) fn cookie_name(field: &Field<'_>) -> Option<String> {
+    let At { value: text, place } = field.text(Meaning::Text("session"))?;
+    if http::HeaderName::from_bytes(text.as_bytes()).is_ok() {
+        return Some(text.to_owned());
+    }
+    place.error(format!("`{}` is not a cookie name", clipped(text)), "letters, digits, `-` and `_`, such as `session`");
+    None
+}
+
 /// A range of percentages, both ends included, and why not more or less.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Percentages {

@@ -89,6 +89,7 @@ pub struct Shared {
     in_flight: Padded<Count>,
     waiting: Padded<Count>,
     turn: Padded<AtomicU64>,
+    refused: AtomicU64,
 }
 
 impl Shared {
@@ -102,6 +103,17 @@ impl Shared {
     #[must_use]
     pub fn waiting(&self) -> u32 {
         self.waiting.0.get()
+    }
+
+    /// Requests that found no room in time, since the process started.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request that found no room in time.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The number of the next turn.

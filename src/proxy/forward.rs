@@ -1,7 +1,6 @@
 //! From a chosen version to a response: attempts at its endpoints, the fall-back to stable, and what is owed for each.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,13 +13,13 @@ use super::access::Access;
 use super::body::{Observed, Outgoing};
 use super::deadline::{Deadline, Elapsed};
 use super::headers::strip_hop_by_hop;
+use super::permits::{self, Permit, Picking, Room};
 use super::recorder::{Charge, Owed, Reach};
 use super::reply::{self, Fault, Form};
 use super::upstream::{Channel, Failed, Progress, Upload, UploadState};
 use super::worker::Worker;
-use crate::domain::names::EndpointId;
 use crate::domain::outcome::Class;
-use crate::domain::pool::{Ask, InFlight};
+use crate::domain::pool::{Endpoint, Unpicked};
 use crate::domain::service::Timeouts;
 use crate::domain::snapshot::{Service, Version};
 use crate::domain::split::{Choice, Selected};
@@ -36,6 +35,7 @@ pub struct Call {
     pub worker: Rc<Worker>,
     pub service: Arc<Service>,
     pub choice: Choice,
+    pub picking: Picking,
     pub arrived: Moment,
     pub request_id: HeaderValue,
     pub form: Form,
@@ -43,11 +43,6 @@ pub struct Call {
 }
 
 impl Call {
-    /// What picking one of a version's endpoints needs to know.
-    fn ask<'a>(&self, tried: &'a [EndpointId]) -> Ask<'a> {
-        Ask { tried, draw: self.worker.draw(), key: None, now: self.worker.deadlines.now() }
-    }
-
     /// For the access log, if there is one.
     fn note(&self, note: impl FnOnce(&Access)) {
         if let Some(access) = &self.access {
@@ -85,19 +80,28 @@ pub async fn forward(call: Call, request: Request<Upload>) -> Response<Outgoing>
 /// Tries a version's endpoints until one has taken the request.
 async fn attempts(call: &Call, version: &Version, mut dues: Dues, mut request: Request<Upload>) -> Tried {
     let (mut tried, mut dial, mut fault) = (Vec::new(), Dial::Reuse, Fault::NoEndpoint);
-    while tried.len() < TRIES
-        && let Ok(in_flight) = version.pool.pick(&call.ask(&tried))
-    {
-        let (endpoint, address) = (in_flight.endpoint().id, in_flight.endpoint().address);
+    while tried.len() < TRIES {
+        let permit = match permits::pick(call, version, &tried).await {
+            Ok(permit) => permit,
+            Err(Unpicked::NoneLeft) => break,
+            Err(Unpicked::Full) => {
+                fault = Fault::LimitReached;
+                break;
+            }
+        };
+        let endpoint = permit.endpoint().clone();
         let deadline = call.worker.deadlines.deadline();
-        dues.owe(version, in_flight);
-        call.note(|access| access.attempt(address));
-        let channel = match dial.open(call, endpoint, address, &deadline).await {
+        dues.owe(version, permit);
+        call.note(|access| access.attempt(endpoint.address));
+        let channel = match dial.open(call, version, &endpoint, &deadline).await {
             Ok(channel) => channel,
             Err(refused) => {
                 fault = refused;
-                tried.push(endpoint);
-                dues.fail();
+                tried.push(endpoint.id);
+                match refused {
+                    Fault::LimitReached => dues.settle_attempt(Class::Ours),
+                    _ => dues.fail(),
+                }
                 continue;
             }
         };
@@ -112,11 +116,14 @@ async fn attempts(call: &Call, version: &Version, mut dues: Dues, mut request: R
             dues.settle_attempt(Class::Ours);
         } else {
             fault = Fault::ConnectionTerminated;
-            tried.push(endpoint);
+            tried.push(endpoint.id);
             dues.fail();
         }
     }
-    dues.charge_first(Class::Failure);
+    match fault {
+        Fault::LimitReached => dues.found_no_room(),
+        _ => dues.charge_first(Class::Failure),
+    }
     Tried::Unreachable(fault, request, dues)
 }
 
@@ -131,18 +138,25 @@ impl Dial {
     async fn open(
         self,
         call: &Call,
-        endpoint: EndpointId,
-        address: SocketAddr,
+        version: &Version,
+        endpoint: &Arc<Endpoint>,
         deadline: &Deadline,
     ) -> Result<Channel, Fault> {
         if let Dial::Reuse = self
-            && let Some(channel) = call.worker.upstreams.take(endpoint).await
+            && let Some(channel) = call.worker.upstreams.take(endpoint.id).await
         {
             return Ok(channel);
         }
         let begun = call.worker.now();
         deadline.set(begun.plus(call.service.timeouts.connect));
-        match deadline.race(Channel::connect(endpoint, address)).await {
+        let limit = version.pool.balancing.limits.connections;
+        let slot = match permits::connection(&call.worker, endpoint, limit, deadline).await {
+            Ok(Room::New(slot)) => slot,
+            Ok(Room::Idle(channel)) => return Ok(channel),
+            Err(Elapsed) => return Err(Fault::LimitReached),
+        };
+        let address = endpoint.address;
+        match deadline.race(Channel::connect(endpoint.id, address, slot)).await {
             Ok(Ok(channel)) => {
                 call.note(|access| access.connected(call.worker.now().0.saturating_sub(begun.0)));
                 Ok(channel)
@@ -241,6 +255,7 @@ async fn relay(
     strip_hop_by_hop(&mut parts.headers);
     parts.version = http::Version::HTTP_11;
     let class = Class::of_status(parts.status);
+    dues.answered(parts.status);
     dues.rescued(class);
     let mut body = Observed::new(call.worker.clone(), incoming, channel, deadline, dues, class);
     poll_fn(|cx| {
@@ -256,6 +271,34 @@ fn own(call: &Call, fault: Fault) -> Response<Outgoing> {
     reply::fault(fault, call.form, &call.request_id).map(Outgoing::own)
 }
 
+/// An attempt under way.
+#[derive(Debug)]
+struct Attempt {
+    owed: Owed,
+    permit: Permit,
+    /// Gateway failures in a row that eject an endpoint; `None`: nothing does.
+    many: Option<u32>,
+    answered: Option<StatusCode>,
+}
+
+impl Attempt {
+    /// Counts for or against its endpoint; see [`ejection`](crate::domain::ejection) for what counts.
+    fn count(&self, class: Class) {
+        let Some(many) = self.many else { return };
+        let error_of_its_own = self.answered.is_some_and(|status| status.is_server_error() && !is_gateway(status));
+        match class {
+            Class::Failure if !error_of_its_own => self.permit.endpoint().failed(many),
+            Class::Success | Class::Failure | Class::Rejected => self.permit.endpoint().answered(),
+            Class::Abandoned | Class::Ours => {}
+        }
+    }
+}
+
+/// What a gateway answers that got no answer itself.
+fn is_gateway(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
 /// What is owed for a request and for its attempt under way. Pays on drop: a future or body that is dropped unsettled
 /// means that the client has left. Only a panic leaves debts unpaid, and they are counted.
 #[derive(Debug)]
@@ -263,11 +306,13 @@ pub struct Dues {
     worker: Rc<Worker>,
     service: Arc<Service>,
     chosen: usize,
-    attempt: Option<(Owed, InFlight)>,
+    attempt: Option<Attempt>,
     charge: Option<Charge>,
     /// The class of the first attempt at the chosen version that ended before the request did.
     first: Option<Class>,
     falling_back: bool,
+    /// The chosen version had room nowhere.
+    full: bool,
     head_micros: Option<u64>,
 }
 
@@ -282,6 +327,7 @@ impl Dues {
             charge,
             first: None,
             falling_back: false,
+            full: false,
             head_micros: None,
         }
     }
@@ -291,16 +337,33 @@ impl Dues {
         &self.service.timeouts
     }
 
-    fn owe(&mut self, version: &Version, in_flight: InFlight) {
-        self.attempt = Some((self.worker.recorder.owe(version.id, self.worker.now()), in_flight));
+    fn owe(&mut self, version: &Version, permit: Permit) {
+        let owed = self.worker.recorder.owe(version.id, self.worker.now());
+        let many = version.pool.balancing.ejection.map(|rule| rule.consecutive_failures);
+        self.attempt = Some(Attempt { owed, permit, many, answered: None });
     }
 
     fn head(&mut self, micros: u64) {
-        if let Some((owed, _)) = &mut self.attempt {
-            owed.head(micros);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.owed.head(micros);
         }
         if !self.falling_back {
             self.head_micros = Some(micros);
+        }
+    }
+
+    fn answered(&mut self, status: StatusCode) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.answered = Some(status);
+        }
+    }
+
+    /// The version's limits kept the request from it. That is ours; but a canary that has no room where stable has is
+    /// charged (see [`Dues::rescued`]).
+    fn found_no_room(&mut self) {
+        if !self.falling_back {
+            self.full = self.first.is_none();
+            self.charge_first(Class::Ours);
         }
     }
 
@@ -316,8 +379,9 @@ impl Dues {
     }
 
     fn settle_attempt(&mut self, class: Class) {
-        if let Some((owed, _in_flight)) = self.attempt.take() {
-            owed.settle(class, self.worker.now());
+        if let Some(attempt) = self.attempt.take() {
+            attempt.count(class);
+            attempt.owed.settle(class, self.worker.now());
         }
     }
 
@@ -328,12 +392,25 @@ impl Dues {
         self.settle_attempt(Class::Failure);
     }
 
-    /// Stable's answer to a request that the chosen version could not be reached for: pays the charge.
+    /// Stable's answer to a request that the chosen version could not be reached for: pays the charge. A version without
+    /// room is charged as well when stable has some and answers, or it would look healthy for holding requests up; but
+    /// it is there, and that is not what the health rule asks.
     fn rescued(&mut self, class: Class) {
-        if self.falling_back {
-            let reach = if class == Class::Failure { Reach::Unreachable } else { Reach::Rescued };
-            self.seen(reach);
-            self.settle_charge(Class::Failure, reach);
+        if self.falling_back && class == Class::Failure {
+            self.unrescued();
+        } else if self.falling_back {
+            self.seen(Reach::Rescued);
+            self.settle_charge(Class::Failure, if self.full { Reach::Reached } else { Reach::Rescued });
+        }
+    }
+
+    /// Neither the chosen version nor stable did any good. Where only room was wanting, we caused it.
+    fn unrescued(&mut self) {
+        if self.full {
+            self.settle_charge(Class::Ours, Reach::Reached);
+        } else {
+            self.seen(Reach::Unreachable);
+            self.settle_charge(Class::Failure, Reach::Unreachable);
         }
     }
 
@@ -341,7 +418,8 @@ impl Dues {
     pub fn settle(&mut self, class: Class) {
         self.settle_attempt(class);
         if self.falling_back {
-            self.settle_charge(Class::Failure, Reach::Unreachable);
+            let class = if self.full { Class::Ours } else { Class::Failure };
+            self.settle_charge(class, if self.full { Reach::Reached } else { Reach::Unreachable });
         } else {
             if class == Class::Failure {
                 self.seen(Reach::Reached);
@@ -352,8 +430,7 @@ impl Dues {
 
     /// No endpoint took the request.
     fn refuse(mut self, call: &Call, fault: Fault) -> Response<Outgoing> {
-        self.seen(Reach::Unreachable);
-        self.settle_charge(Class::Failure, Reach::Unreachable);
+        self.unrescued();
         own(call, fault)
     }
 
@@ -379,7 +456,7 @@ impl Drop for Dues {
         if unpaid && !std::thread::panicking() {
             self.settle_attempt(Class::Abandoned);
             let class = self.first.unwrap_or(Class::Abandoned);
-            let reach = if self.falling_back { Reach::Unreachable } else { Reach::Reached };
+            let reach = if self.falling_back && !self.full { Reach::Unreachable } else { Reach::Reached };
             self.settle_charge(class, reach);
         }
     }

@@ -14,6 +14,7 @@ use super::access::Access;
 use super::body::Outgoing;
 use super::forward::{Call, forward};
 use super::headers::{self, Client};
+use super::permits::Picking;
 use super::reply::{self, Fault, Form};
 use super::upstream::Upload;
 use super::worker::Worker;
@@ -28,13 +29,13 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     let access = Access::begin(worker, client, &parts, arrived, &request_id);
     let form = Form::of(&parts.headers);
     let response = match route(worker, client, &request_id, parts, access.as_deref()) {
-        Ok((parts, service, choice)) => {
+        Ok((parts, service, choice, picking)) => {
             let upload = Upload::new(body, &worker.deadlines);
             if let Some(access) = &access {
                 access.uploads(upload.progress());
             }
             let access = access.clone();
-            let call = Call { worker: worker.clone(), service, choice, arrived, request_id, form, access };
+            let call = Call { worker: worker.clone(), service, choice, picking, arrived, request_id, form, access };
             forward(call, Request::from_parts(parts, upload)).await
         }
         Err(fault) => {
@@ -57,9 +58,9 @@ fn route(
     request_id: &HeaderValue,
     mut parts: Parts,
     access: Option<&Access>,
-) -> Result<(Parts, Arc<Service>, Choice), Fault> {
+) -> Result<(Parts, Arc<Service>, Choice, Picking), Fault> {
     let authority = headers::check(&parts).map_err(Fault::Unfit)?;
-    let (service, choice) = choose(worker, &parts, authority.as_ref()).ok_or(Fault::NoRoute)?;
+    let (service, choice, key) = choose(worker, client, &parts, authority.as_ref()).ok_or(Fault::NoRoute)?;
     if let Some(access) = access {
         access.chosen(authority.as_ref(), &service, choice);
     }
@@ -67,11 +68,16 @@ fn route(
     parts.uri = origin_form(parts.uri);
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
-    Ok((parts, service, choice))
+    Ok((parts, service, choice, Picking::by(key)))
 }
 
 /// Everything that is decided from one snapshot, without waiting in between.
-fn choose(worker: &Worker, parts: &Parts, authority: Option<&Authority>) -> Option<(Arc<Service>, Choice)> {
+fn choose(
+    worker: &Worker,
+    client: &Client,
+    parts: &Parts,
+    authority: Option<&Authority>,
+) -> Option<(Arc<Service>, Choice, Option<u64>)> {
     let facts = Facts {
         host: authority.map_or("", Authority::host),
         path: match parts.uri.path() {
@@ -83,7 +89,9 @@ fn choose(worker: &Worker, parts: &Parts, authority: Option<&Authority>) -> Opti
     };
     worker.with_snapshot(|snapshot| {
         let service = &snapshot.services[snapshot.router.route(&facts)?];
-        Some((Arc::clone(service), service.split.choose(&facts, worker.draw())))
+        let choice = service.split.choose(&facts, worker.draw());
+        let key = service.versions[choice.version].pool.balancing.balance.key(client.ip(), &facts);
+        Some((Arc::clone(service), choice, key))
     })
 }
 

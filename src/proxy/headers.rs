@@ -50,6 +50,7 @@ pub enum Unfit {
 /// What a request's forwarding fields are made of; made once per client connection.
 #[derive(Debug, Clone)]
 pub struct Client {
+    ip: IpAddr,
     address: HeaderValue,
     port: HeaderValue,
     peer_port: u16,
@@ -63,6 +64,11 @@ impl Client {
     }
 
     #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    #[must_use]
     pub fn peer_port(&self) -> u16 {
         self.peer_port
     }
@@ -72,7 +78,7 @@ impl Client {
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Client {
         let ip: IpAddr = peer.ip().to_canonical();
         let text = |text: String| HeaderValue::try_from(text).expect("addresses and numbers are visible ASCII");
-        Client { address: text(ip.to_string()), port: text(local.port().to_string()), peer_port: peer.port() }
+        Client { ip, address: text(ip.to_string()), port: text(local.port().to_string()), peer_port: peer.port() }
     }
 }
 

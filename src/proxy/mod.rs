@@ -22,6 +22,7 @@ mod handle;
 mod headers;
 mod lines;
 mod listener;
+mod permits;
 mod recorder;
 mod reply;
 mod socket;
@@ -98,6 +99,7 @@ pub fn start(
         clock,
         subscriber: subscriber.clone(),
         batches,
+        queues: Arc::default(),
         phase: watched,
     };
     let (mut threads, mut desks, mut loads) = (Vec::new(), Vec::new(), Vec::new());

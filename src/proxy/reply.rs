@@ -17,6 +17,8 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub enum Fault {
     NoRoute,
     NoEndpoint,
+    /// All endpoints are at their limits.
+    LimitReached,
     ConnectionRefused,
     ConnectionTimeout,
     ConnectionTerminated,
@@ -33,7 +35,7 @@ impl Fault {
     pub fn status(self) -> StatusCode {
         match self {
             Fault::NoRoute => StatusCode::NOT_FOUND,
-            Fault::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Fault::NoEndpoint | Fault::LimitReached => StatusCode::SERVICE_UNAVAILABLE,
             Fault::ConnectionRefused | Fault::ConnectionTerminated | Fault::MalformedResponse => {
                 StatusCode::BAD_GATEWAY
             }
@@ -51,6 +53,7 @@ impl Fault {
         match self {
             Fault::NoRoute => "destination_not_found",
             Fault::NoEndpoint => "destination_unavailable",
+            Fault::LimitReached => "connection_limit_reached",
             Fault::ConnectionRefused => "connection_refused",
             Fault::ConnectionTimeout => "connection_timeout",
             Fault::ConnectionTerminated => "connection_terminated",
@@ -66,6 +69,7 @@ impl Fault {
         match self {
             Fault::NoRoute => "no service answers to this host and path".into(),
             Fault::NoEndpoint => "the service has no endpoint to answer right now; try again shortly".into(),
+            Fault::LimitReached => "the service has as much to do as it may have; try again shortly".into(),
             Fault::ConnectionRefused => "the service does not accept connections".into(),
             Fault::ConnectionTimeout => "the service did not accept a connection in time".into(),
             Fault::ConnectionTerminated => "the service ended the connection before it answered".into(),

@@ -17,8 +17,9 @@ use super::deadline::Deadlines;
 use super::handle::request_id;
 use super::lines::{Lines, Sink};
 use super::listener::Accepted;
+use super::permits::Queues;
 use super::recorder::Recorder;
-use super::upstream::Upstreams;
+use super::upstream::{Channel, Upstreams};
 use super::{Limits, Phase, connection};
 use crate::domain::names::EndpointId;
 use crate::domain::snapshot::Snapshot;
@@ -42,6 +43,8 @@ pub struct Worker {
     pub upstreams: Upstreams,
     pub deadlines: Rc<Deadlines>,
     pub load: Arc<Load>,
+    /// Shared by all workers.
+    pub queues: Arc<Queues>,
     clock: Clock,
     subscriber: RefCell<Subscriber>,
     random: RefCell<fastrand::Rng>,
@@ -73,6 +76,7 @@ pub struct Setup {
     pub clock: Clock,
     pub subscriber: Subscriber,
     pub batches: BatchSender,
+    pub queues: Arc<Queues>,
     pub phase: watch::Receiver<Phase>,
 }
 
@@ -110,6 +114,7 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
                 Ok(stream) => drop(tokio::task::spawn_local(connection::serve(worker.clone(), stream, peer))),
                 Err(error) => tracing::warn!(%peer, %error, "an accepted socket could not be used"),
             },
+            () = setup.queues.asked() => worker.make_room(),
             Ok(()) = setup.phase.changed() => match *setup.phase.borrow_and_update() {
                 Phase::Serving => {}
                 Phase::Draining => worker.drain(),
@@ -133,6 +138,7 @@ impl Worker {
             upstreams: Upstreams::default(),
             deadlines: Rc::default(),
             load,
+            queues: setup.queues.clone(),
             clock: setup.clock,
             subscriber: RefCell::new(setup.subscriber.clone()),
             random: RefCell::new(fastrand::Rng::new()), // seeded by the operating system, each worker apart
@@ -163,6 +169,23 @@ impl Worker {
         random[..8].copy_from_slice(&high);
         random[8..].copy_from_slice(&low[..2]);
         request_id(unix_ms, random)
+    }
+
+    /// Keeps a connection whose exchange is over, unless somebody waits for its place.
+    pub fn keep(&self, channel: Channel) {
+        if channel.slot().wanted() {
+            drop(channel);
+            self.queues.made_room();
+        } else {
+            self.upstreams.give_back(channel, self.now());
+        }
+    }
+
+    /// Closes idle connections whose place somebody waits for.
+    fn make_room(&self) {
+        if self.upstreams.close_wanted() {
+            self.queues.made_room();
+        }
     }
 
     /// Since when; `None` while it serves.
