@@ -43,7 +43,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Drain {
-    #[expect(clippy::disallowed_methods, reason = "the command line has no clock of ticks")]
     pub async fn run(self, client: &Client, output: &mut Output<'_>) -> Result<(), Failure> {
         let deadline = Instant::now() + self.timeout;
         let path = format!("/v1/services/{}", self.service);

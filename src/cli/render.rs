@@ -142,9 +142,10 @@ fn waits(version: &Version) -> bool {
 /// How it is now, and whether that is news.
 pub fn changed(changed: &Changed) -> String {
     let already = if changed.changed { "" } else { " (it was so already)" };
-    let warnings: String = changed.warnings.iter().map(|warning| format!("\n{}", styled(CARE, warning))).collect();
+    let warnings: Vec<String> = changed.warnings.iter().map(|warning| styled(CARE, warning)).collect();
     // The share is of the minute before the change: it would only confuse.
-    format!("{}{already}{warnings}", split(&Split { share: None, ..changed.split.clone() }))
+    let now = format!("{}{already}", split(&Split { share: None, ..changed.split.clone() }));
+    std::iter::once(now).chain(warnings).collect::<Vec<_>>().join("\n")
 }
 
 /// One line of the journal.

@@ -280,11 +280,10 @@ impl Amendment {
     fn amend(&self, version: &mut VersionDefinition) {
         version.endpoints.retain(|listed| !self.without.iter().any(|gone| *gone.text == *listed.authority));
         for (endpoint, weight) in &self.endpoints {
-            match version.endpoints.iter_mut().find(|listed| listed.authority == endpoint.text) {
-                Some(listed) => listed.weight = *weight,
-                None => {
-                    version.endpoints.push(EndpointDefinition { authority: endpoint.text.clone(), weight: *weight })
-                }
+            if let Some(listed) = version.endpoints.iter_mut().find(|listed| listed.authority == endpoint.text) {
+                listed.weight = *weight;
+            } else {
+                version.endpoints.push(EndpointDefinition { authority: endpoint.text.clone(), weight: *weight });
             }
         }
     }
@@ -506,6 +505,17 @@ mod tests {
         assert_eq!(settled, [Settled::Gone { version: name("v2") }]);
         assert_eq!(standing.amendments.settled_by(&shop, &[]), []);
         assert_eq!(standing.amendments.settled_by(&file(&[("v1", &[1])]), &[]), settled);
+    }
+
+    /// As it was written before there were amendments, and is still written without any.
+    #[test]
+    fn a_standing_of_an_earlier_release_reads_and_is_written_as_before() {
+        let text = r#"{"declared":{"stable":"v1","canary":"v2","weight":"10%"},"stable":"v1","canary":"v2","weight":"10%",
+            "exposure":1,"seals":{"v3":{"by":"person"}},"probe":null,"hold":null,"would_roll_back":null,"trials":2}"#;
+        let standing: Standing = serde_json::from_str(text).unwrap();
+        assert!(standing.amendments.is_empty());
+        let (was, is): (serde_json::Value, _) = (serde_json::from_str(text).unwrap(), serde_json::to_value(&standing));
+        assert_eq!(is.unwrap(), was);
     }
 
     fn request() -> impl Strategy<Value = Request> {

@@ -184,7 +184,7 @@ const NEW: Duration = Duration::from_secs(1);
 /// From nine to eleven tenths.
 fn jittered(interval: Duration, draw: u64) -> Duration {
     let whole = micros(interval);
-    let spread = u128::from(whole / 5) * u128::from(draw) >> 64;
+    let spread = (u128::from(whole / 5) * u128::from(draw)) >> 64;
     Duration::from_micros(whole - whole / 10 + u64::try_from(spread).unwrap_or(0))
 }
 

@@ -211,6 +211,7 @@ fn pool(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::authority::Authority;
     use crate::domain::balance::Balancing;
     use crate::domain::judge::Policy;
     use crate::domain::route::{HostPattern, Request, Route};
@@ -287,6 +288,88 @@ mod tests {
         let version = VersionName::new("v2").unwrap();
         state.apply(1, &Event { change: Change::Aborted { version, from: Weight::HALF }, ..set(Weight::ZERO) });
         assert_eq!(chosen(&state), 0);
+    }
+
+    fn wanted(endpoint: &str, from: Administrative, to: Administrative) -> Event {
+        let (version, endpoint) = (VersionName::new("v1").unwrap(), Authority::parse(endpoint).unwrap());
+        Event {
+            service: ServiceName::new("shop").unwrap(),
+            change: Change::EndpointSet { version, endpoint, from, to },
+        }
+    }
+
+    /// Two versions, of which each endpoint is an address.
+    fn checked() -> State {
+        let mut shop = Definition { health_check: Some(HealthCheck::default()), ..shop() };
+        for (version, endpoints) in [(0, ["127.0.0.1:1", "127.0.0.1:2"].as_slice()), (1, &["127.0.0.1:3"])] {
+            shop.versions[version].endpoints = endpoints.iter().map(|text| (*text).into()).collect();
+        }
+        let mut state = State::of([shop]);
+        for text in ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"] {
+            state.resolve(&text.into(), vec![text.parse().unwrap()]);
+        }
+        state
+    }
+
+    #[test]
+    fn who_holds_an_older_snapshot_begins_nothing_at_an_endpoint_that_is_closed() {
+        use crate::domain::pool::Ask;
+        let mut state = state();
+        state.resolve(&"v1".into(), vec!["127.0.0.1:1".parse().unwrap()]);
+        let older = Snapshot::of(&state, &Snapshot::default());
+        let only = older.services[1].stable().pool.members[0].endpoint.clone();
+        let under_way = older.services[1].stable().pool.pick(&Ask::default()).unwrap();
+        only.close(older.revision + 1);
+        assert!(older.services[1].stable().pool.pick(&Ask::default()).is_err());
+        assert!(!only.drained(older.revision), "not every worker knows");
+        assert!(!only.drained(older.revision + 1), "something is under way");
+        drop(under_way);
+        assert!(only.drained(older.revision + 1));
+    }
+
+    #[test]
+    fn a_snapshot_closes_what_is_not_wanted_or_not_listed_and_opens_it_again() {
+        use Administrative::{Maintenance, Ready};
+        let mut state = checked();
+        let first = Snapshot::of(&state, &Snapshot::default());
+        first.close_endpoints(&Snapshot::default());
+        let endpoints: Vec<Arc<Endpoint>> = first.services[0].members().map(|m| m.endpoint.clone()).collect();
+        let open = || endpoints.iter().map(|endpoint| endpoint.is_open()).collect::<Vec<_>>();
+        assert_eq!(open(), [true, true, true]);
+        state.apply(1, &wanted("127.0.0.1:1", Ready, Maintenance));
+        let second = Snapshot::of(&state, &first);
+        second.close_endpoints(&first);
+        assert_eq!(open(), [false, true, true]);
+        let gone = Change::VersionRemoved { version: VersionName::new("v2").unwrap() };
+        state.apply(2, &Event { service: ServiceName::new("shop").unwrap(), change: gone });
+        state.apply(3, &wanted("127.0.0.1:1", Maintenance, Ready));
+        let third = Snapshot::of(&state, &second);
+        third.close_endpoints(&second);
+        assert_eq!(open(), [true, true, false]);
+    }
+
+    #[test]
+    fn a_version_that_never_was_healthy_or_is_not_wanted_is_out_of_the_split() {
+        let mut state = checked();
+        let first = Snapshot::of(&state, &Snapshot::default());
+        let canary = first.services[0].versions[1].pool.members[0].endpoint.clone();
+        let out = |snapshot: &Snapshot| {
+            let service = &snapshot.services[0];
+            let pinned = service.split.choose(&Request::get("/?canary").facts(), 0).version;
+            (service.split.canary, service.exposure.is_some(), pinned)
+        };
+        assert_eq!(out(&first), (None, false, 0), "no coin is tossed, and no request is evidence");
+        canary.set_operational(Operational::Healthy, crate::domain::time::Moment(1));
+        state.apply(1, &set(Weight::HALF));
+        let second = Snapshot::of(&state, &first);
+        assert_eq!(out(&second), (Some(1), true, 1));
+        canary.set_operational(Operational::Unhealthy, crate::domain::time::Moment(2));
+        state.apply(2, &set(Weight::FULL));
+        assert_eq!(
+            out(&Snapshot::of(&state, &second)),
+            (Some(1), true, 1),
+            "what it was once, it is blamed for losing"
+        );
     }
 
     #[test]
