@@ -1,8 +1,8 @@
 //! `/v1/services/{service}/versions` and below: versions and their endpoints as they are, and what persons change of
 //! them at run time.
 //!
-//! What takes traffic away (`draining`, `maintenance`, DELETE) needs no `If-Match` and is refused only where clients would
-//! be left without anybody: `?force=true` does that as well.
+//! What takes traffic away (`draining`, `maintenance`, DELETE) needs no `If-Match` and is refused only where clients
+//! would be left without anybody: `?force=true` does that as well.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

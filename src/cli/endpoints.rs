@@ -132,7 +132,8 @@ fn encoded(endpoint: &str) -> String {
 
 fn shown(service: &Service) -> serde_json::Value {
     let versions = service.versions.iter().map(|version| (version.name.to_string(), json!(version.endpoints)));
-    json!({ "service": service.name, "revision": service.revision, "versions": versions.collect::<serde_json::Map<_, _>>() })
+    let versions: serde_json::Map<_, _> = versions.collect();
+    json!({ "service": service.name, "revision": service.revision, "versions": versions })
 }
 
 /// A version or an endpoint: only endpoints have a colon.

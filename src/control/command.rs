@@ -122,8 +122,8 @@ pub fn admit(
     met(precondition, service.revision).map(|()| changes)
 }
 
-/// As [`admit`], for a request about versions and endpoints. What only takes traffic away needs no precondition. `serves`:
-/// whether an endpoint is well.
+/// As [`admit`], for a request about versions and endpoints. What only takes traffic away needs no precondition.
+/// `serves`: whether an endpoint is well.
 pub fn amend(
     service: &ServiceState,
     serves: impl Fn(&VersionName, &str) -> bool,

@@ -144,8 +144,8 @@ impl Amendments {
         definition
     }
 
-    /// Decides. Changes are to be applied in order; none means that everything already is as asked for. `now` is `file` as
-    /// amended; `serves`: whether an endpoint works at present.
+    /// Decides. Changes are to be applied in order; none means that everything already is as asked for. `now` is `file`
+    /// as amended; `serves`: whether an endpoint works at present.
     pub fn handle(
         &self,
         standing: &Standing,
@@ -585,7 +585,10 @@ mod tests {
 
         /// What a file settles is what it says by itself: forgetting it changes nothing. And it is settled once.
         #[test]
-        fn what_is_settled_makes_no_difference(requests in prop::collection::vec(request(), 0..20), after in any_file()) {
+        fn what_is_settled_makes_no_difference(
+            requests in prop::collection::vec(request(), 0..20),
+            after in any_file(),
+        ) {
             let (mut standing, before) = shop();
             for request in requests {
                 let _answer = ask(&mut standing, &before, |_| true, request);

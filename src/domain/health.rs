@@ -245,7 +245,7 @@ mod tests {
     }
 
     proptest! {
-        /// The rule, told from the end: what is believed depends on the last run that was long enough, and on nothing else.
+        /// The rule, told from the end: what is believed depends on the last run that was long enough, on nothing else.
         #[test]
         fn the_last_run_that_is_long_enough_decides(answers in answers(), rise in 1u32..5, fall in 1u32..5) {
             let check = HealthCheck { rise, fall, ..HealthCheck::default() };
@@ -267,7 +267,12 @@ mod tests {
         }
 
         #[test]
-        fn the_next_check_is_a_tenth_of_the_interval_off_at_most(draw: u64, seconds in 1u64..100, proven: bool, now: u32) {
+        fn the_next_check_is_a_tenth_of_the_interval_off_at_most(
+            draw: u64,
+            seconds in 1u64..100,
+            proven: bool,
+            now: u32,
+        ) {
             let check = HealthCheck { interval: Duration::from_secs(seconds), ..HealthCheck::default() };
             let believed = if proven { Operational::Healthy } else { Operational::Unproven };
             let now = Moment(now.into());

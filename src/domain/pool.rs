@@ -474,8 +474,8 @@ impl Pool {
         whole * part / WHOLE
     }
 
-    /// Whether the version may be given traffic at all: some endpoint is wanted that has proven itself once, whatever has
-    /// become of it since.
+    /// Whether the version may be given traffic at all: some endpoint is wanted that has proven itself once, whatever
+    /// has become of it since.
     #[must_use]
     pub fn is_open(&self) -> bool {
         let proven = |member: &Member| member.endpoint.operational() != Operational::Unproven;

@@ -216,8 +216,8 @@ impl Change {
         )
     }
 
-    /// Whether it can only take traffic from a version or an endpoint: published first, journaled afterwards. All else waits for the
-    /// journal.
+    /// Whether it can only take traffic from a version or an endpoint: published first, journaled afterwards. All else
+    /// waits for the journal.
     #[must_use]
     pub fn lowers(&self) -> bool {
         match self {
@@ -250,8 +250,8 @@ impl Change {
         !matches!(self, Change::Resumed | Change::WouldRollBack { .. }) && self.is_kept()
     }
 
-    /// Whether it is part of what must survive: all but the holds, which come and go with the traffic, and health, which
-    /// is asked anew after a restart.
+    /// Whether it is part of what must survive: all but the holds, which come and go with the traffic, and health,
+    /// which is asked anew after a restart.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         !matches!(self, Change::HoldBegan { .. } | Change::HoldEnded | Change::EndpointHealth { .. })

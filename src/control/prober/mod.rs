@@ -6,8 +6,8 @@
 //!                        └──▶ Checks (for people)                       └──▶ engine: an event, and perhaps a new split
 //! ```
 //!
-//! It runs beside the engine and is waited for by nobody. Endpoints of services without a check count as healthy. After a
-//! restart everything is asked anew: what was believed before is not.
+//! It runs beside the engine and is waited for by nobody. Endpoints of services without a check count as healthy. After
+//! a restart everything is asked anew: what was believed before is not.
 
 mod ask;
 
