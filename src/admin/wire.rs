@@ -1,12 +1,13 @@
 //! The JSON of the API, both ways: written by the server, read by the command line. The names are a promise.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use super::caller::{ACTOR, REASON};
 pub use super::problem::{FieldError, Problem};
 use crate::control::journal::Journal;
 pub use crate::control::journal::{Actor, Entry, Incident};
-use crate::control::view::{EndpointView, ServiceView, StoreView, VersionView};
+use crate::control::view::{Drawn, EndpointView, ServiceView, StoreView, VersionView};
 pub use crate::domain::judge::{Conviction, Hold, Mode, Reading};
 pub use crate::domain::names::{ServiceName, VersionName};
 pub use crate::domain::outcome::Classes;
@@ -81,6 +82,8 @@ pub struct Version {
     /// What it really got over the last minute, 0 to 1; null when unknown.
     pub share: Option<f64>,
     pub endpoints: Vec<Endpoint>,
+    /// Requests that wait for room within the service's limits.
+    pub waiting: u32,
     pub counts: Counts,
     /// Failures among what says something about the version, over the last minute, 0 to 1; null when nothing does.
     pub error_rate: Option<f64>,
@@ -107,6 +110,10 @@ pub struct Endpoint {
     pub addresses: Vec<String>,
     /// Attempts under way.
     pub in_flight: u64,
+    /// Connections over all workers, idle ones included.
+    pub connections: u64,
+    /// It failed too often in a row, and gets no requests until then; null: it is not ejected.
+    pub ejected_until: Option<Timestamp>,
 }
 
 /// Attempts by class.
@@ -253,7 +260,8 @@ impl Version {
             sealed: version.seal.as_ref().map(|seal| Sealed::of(seal, service, version, journal)),
             weight: service.weight_of(version.role),
             share: service.observed_share_of(version.role),
-            endpoints: version.endpoints.iter().map(Endpoint::of).collect(),
+            endpoints: version.endpoints.iter().map(|endpoint| Endpoint::of(endpoint, &service.drawn)).collect(),
+            waiting: version.shared.waiting(),
             counts: Counts {
                 last_minute: version.recent.classes,
                 total: version.all.classes,
@@ -292,11 +300,13 @@ impl Sealed {
 }
 
 impl Endpoint {
-    fn of(view: &EndpointView) -> Endpoint {
+    fn of(view: &EndpointView, drawn: &Drawn) -> Endpoint {
         Endpoint {
             authority: view.authority.to_string(),
             addresses: view.addresses().map(|address| address.to_string()).collect(),
             in_flight: view.in_flight(),
+            connections: view.connections(),
+            ejected_until: view.ejected_until(drawn.moment).map(|until| drawn.date(until)),
         }
     }
 }
@@ -327,8 +337,6 @@ impl Split {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::domain::state::Event;
     use crate::domain::time::Moment;

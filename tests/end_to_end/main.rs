@@ -9,11 +9,13 @@
 mod support;
 
 mod access_log;
+mod balancing;
 mod bodies;
 mod clients;
 mod faults;
 mod forwarding;
 mod framing;
+mod limits;
 mod memory;
 mod metrics;
 mod recording;

@@ -69,7 +69,7 @@ fn an_endpoint_that_is_gone_is_made_up_for_by_the_other() {
 #[test]
 fn an_endpoint_that_goes_while_another_stays_fails_no_idle_clients() {
     let (one, other) = (Origin::start("v1"), Origin::start("v1"));
-    let penstock = Setup::of(&[&one, &other]).start();
+    let penstock = Setup::of(&[&one, &other]).service("ejection.time = \"1s\"").start();
     let load = Load::start(penstock.address(), 6, Duration::from_millis(4));
     eventually("traffic at both", || one.requests() > 100 && other.requests() > 100);
     one.stop();
