@@ -63,7 +63,7 @@ async fn endpoints(State(api): State<Api>, At((service, version)): At<(String, S
     let service = api.service(&checked(&service)?)?;
     let found = find(&service, &version)?;
     let beside = Beside::of(&api.control);
-    let endpoints = found.endpoints.iter().map(|endpoint| Endpoint::of(endpoint, &beside)).collect();
+    let endpoints = found.endpoints.iter().map(|endpoint| Endpoint::of(endpoint, &service.drawn, &beside)).collect();
     let (service, revision) = (service.name.clone(), service.revision);
     Ok(tagged(revision, Endpoints { service, version: found.name.clone(), revision, endpoints }))
 }
@@ -73,7 +73,7 @@ async fn endpoint(State(api): State<Api>, At(path): At<(String, String, String)>
     let service = api.service(&checked(&service)?)?;
     let found = find(&service, &version)?;
     let listed = listed(found, &endpoint).ok_or_else(|| no_such_endpoint(&found.name, &endpoint))?;
-    Ok(tagged(service.revision, Endpoint::of(listed, &Beside::of(&api.control))))
+    Ok(tagged(service.revision, Endpoint::of(listed, &service.drawn, &Beside::of(&api.control))))
 }
 
 async fn patch_endpoint(
@@ -175,7 +175,7 @@ impl Place {
         let found = service.versions.iter().find(|version| version.name == self.version);
         let listed = found.and_then(|version| listed(version, endpoint.as_str()));
         let (revision, durable) = (service.revision, api.durable(durable));
-        let endpoint = listed.map(|endpoint| Endpoint::of(endpoint, &Beside::of(&api.control)));
+        let endpoint = listed.map(|endpoint| Endpoint::of(endpoint, &service.drawn, &Beside::of(&api.control)));
         let (service, version) = (self.service, self.version);
         Ok(tagged(revision, EndpointChanged { changed, durable, service, version, revision, endpoint }))
     }

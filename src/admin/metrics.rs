@@ -94,6 +94,9 @@ impl Collector for Picture {
         self.attempts(&mut to)?;
         self.latency(&mut to)?;
         self.endpoints(&mut to)?;
+        self.connections(&mut to)?;
+        self.ejections(&mut to)?;
+        self.room(&mut to)?;
         self.endpoint_states(&mut to)?;
         self.health_checks(&mut to)
     }
@@ -228,6 +231,58 @@ impl Picture {
             let (sum, buckets) = bucketed(&version.all.total, &BUCKETS);
             let mut family = durations.encode_family(&labels)?;
             family.encode_histogram::<NoLabelSet>(sum, version.all.total.len(), &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn connections(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut connections = gauge(to, "penstock_upstream_connections", "Connections to endpoints, of all workers")?;
+        for (service, version) in self.versions() {
+            for endpoint in &version.endpoints {
+                let active = endpoint.in_flight().min(endpoint.connections());
+                for (state, count) in [("active", active), ("idle", endpoint.connections() - active)] {
+                    let [of, name] = labels(service, version);
+                    let labels = [of, name, ("endpoint", endpoint.authority.as_ref()), ("state", state)];
+                    connections.encode_family(&labels)?.encode_gauge(&count)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ejections(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Times that an endpoint was left out for a while, having failed too often in a row";
+        let mut ejections = counter(to, "penstock_endpoint_ejections", help)?;
+        for (service, version) in self.versions() {
+            for endpoint in &version.endpoints {
+                let [of, name] = labels(service, version);
+                let labels = [of, name, ("endpoint", endpoint.authority.as_ref())];
+                count(&mut ejections.encode_family(&labels)?, endpoint.ejections())?;
+            }
+        }
+        let help = "1: the endpoint is ejected";
+        let mut ejected = gauge(to, "penstock_endpoint_ejected", help)?;
+        for (service, version) in self.versions() {
+            for endpoint in &version.endpoints {
+                let [of, name] = labels(service, version);
+                let labels = [of, name, ("endpoint", endpoint.authority.as_ref())];
+                let is = u64::from(endpoint.ejected_until(service.drawn.moment).is_some());
+                ejected.encode_family(&labels)?.encode_gauge(&is)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn room(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Requests that wait for room within the service's limits";
+        let mut waiting = gauge(to, "penstock_requests_waiting", help)?;
+        for (service, version) in self.versions() {
+            waiting.encode_family(&labels(service, version))?.encode_gauge(&u64::from(version.shared.waiting()))?;
+        }
+        let help = "Requests that found no room in time within the service's limits";
+        let mut refused = counter(to, "penstock_limit_refusals", help)?;
+        for (service, version) in self.versions() {
+            count(&mut refused.encode_family(&labels(service, version))?, version.shared.refusals())?;
         }
         Ok(())
     }

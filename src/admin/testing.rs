@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{Outside, bind, serve};
 use crate::control::command::{Command, Commands, Control, Done, Refused, admit, amend};
 use crate::control::journal::{Actor, Entry, Journal};
-use crate::control::view::{EndpointView, ServiceView, VersionView, View};
+use crate::control::view::{Drawn, EndpointView, ServiceView, VersionView, View};
 use crate::domain::amendments::Source;
 use crate::domain::balance::Balancing;
 use crate::domain::judge::{Conviction, Policy, Reading, Trigger};
@@ -219,6 +219,7 @@ impl Inside {
             reading: self.reading.clone(),
             would_roll_back: standing.would_roll_back.as_ref().map(|conviction| conviction.because.clone()),
             versions: definition.versions.iter().map(|version| self.version(service, version)).collect(),
+            drawn: Drawn::default(),
         }
     }
 
@@ -242,6 +243,7 @@ impl Inside {
             recent: tally.clone(),
             all: tally,
             forced: 0,
+            shared: Arc::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::control::checks::{Checks, LastCheck};
 use crate::control::command::Control;
 use crate::control::journal::Journal;
 pub use crate::control::journal::{Actor, Entry, Incident};
-use crate::control::view::{EndpointView, ServiceView, StoreView, VersionView};
+use crate::control::view::{Drawn, EndpointView, ServiceView, StoreView, VersionView};
 pub use crate::domain::amendments::Source;
 pub use crate::domain::authority::Authority;
 use crate::domain::health::shown;
@@ -94,6 +94,8 @@ pub struct Version {
     pub endpoints: Vec<Endpoint>,
     /// Endpoints of the file that a person removed.
     pub without: Vec<String>,
+    /// Requests that wait for room within the service's limits.
+    pub waiting: u32,
     pub counts: Counts,
     /// Failures among what says something about the version, over the last minute, 0 to 1; null when nothing does.
     pub error_rate: Option<f64>,
@@ -120,6 +122,10 @@ pub struct Endpoint {
     pub addresses: Vec<String>,
     /// Attempts under way.
     pub in_flight: u64,
+    /// Connections over all workers, idle ones included.
+    pub connections: u64,
+    /// It failed too often in a row, and gets no requests until then; null: it is not ejected.
+    pub ejected_until: Option<Timestamp>,
     /// Its share of the version's requests, relative to the others'.
     pub weight: u32,
     /// Who listed it: the file, or a person at run time.
@@ -395,8 +401,9 @@ impl Version {
             share: service.observed_share_of(version.role),
             origin: version.source,
             open: version.open,
-            endpoints: version.endpoints.iter().map(|endpoint| Endpoint::of(endpoint, beside)).collect(),
+            endpoints: version.endpoints.iter().map(|e| Endpoint::of(e, &service.drawn, beside)).collect(),
             without: version.without.iter().map(ToString::to_string).collect(),
+            waiting: version.shared.waiting(),
             counts: Counts {
                 last_minute: version.recent.classes,
                 total: version.all.classes,
@@ -436,7 +443,7 @@ impl Sealed {
 
 impl Endpoint {
     #[must_use]
-    pub fn of(view: &EndpointView, beside: &Beside<'_>) -> Endpoint {
+    pub fn of(view: &EndpointView, drawn: &Drawn, beside: &Beside<'_>) -> Endpoint {
         let checks = view.resolved.iter().filter_map(|endpoint| {
             let LastCheck { passed, result, at, since } = beside.checks.last(endpoint.id)?;
             let (address, operational) = (endpoint.address.to_string(), endpoint.operational());
@@ -454,6 +461,8 @@ impl Endpoint {
             authority: view.authority.to_string(),
             addresses: view.addresses().map(|address| address.to_string()).collect(),
             in_flight: view.in_flight(),
+            connections: view.connections(),
+            ejected_until: view.ejected_until(drawn.moment).map(|until| drawn.date(until)),
         }
     }
 }

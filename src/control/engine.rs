@@ -18,7 +18,7 @@ use super::command::{Command, Commands, Done, Force, Refused, Reply, admit, amen
 use super::ejections::{census, eject};
 use super::journal::{Actor, Entry, Incident, Journal};
 use super::store::{Insist, Keeper, StoreError, Stored};
-use super::view::{ServiceView, StoreView, View};
+use super::view::{Drawn, ServiceView, StoreView, View};
 use crate::domain::authority::Authority;
 use crate::domain::health::Operational;
 use crate::domain::judge::Judge;
@@ -537,7 +537,8 @@ impl Engine {
         let Some(service) = self.state.service(name) else { return };
         let snapshot = self.tools.publisher.current();
         let reading = self.trials.get(name).map(|trial| trial.judge.reading()).unwrap_or_default();
-        let drawn = ServiceView::draw(service, &snapshot, reading, &mut self.collector, self.closing);
+        let now = Drawn::now(self.tools.clock.now());
+        let drawn = ServiceView::draw(service, &snapshot, reading, &mut self.collector, self.closing, now);
         let mut view = View::clone(&self.tools.view.load());
         view.services.insert(name.clone(), Arc::new(drawn));
         self.store_view(view);

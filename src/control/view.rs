@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::collector::Collector;
 use super::store::StoreError;
 use crate::domain::amendments::Source;
 use crate::domain::authority::Authority;
+use crate::domain::breaker::Shared;
 use crate::domain::health::{Administrative, Operational};
 use crate::domain::judge::{Hold, Mode, Reading};
 use crate::domain::names::{Exposure, ServiceName, VersionId, VersionName};
@@ -18,7 +21,7 @@ use crate::domain::snapshot::Snapshot;
 use crate::domain::split::{Role, Weight};
 use crate::domain::standing::{Probe, Seal};
 use crate::domain::state::ServiceState;
-use crate::domain::time::Tick;
+use crate::domain::time::{Moment, Tick};
 use crate::domain::window::Tally;
 
 /// A picture of everything, as of one tick.
@@ -50,6 +53,26 @@ pub struct StoreView {
     pub unsaved: usize,
 }
 
+/// When a picture was drawn, by both clocks: dates what is to come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drawn {
+    pub moment: Moment,
+    pub at: Timestamp,
+}
+
+impl Drawn {
+    #[must_use]
+    pub fn now(moment: Moment) -> Drawn {
+        Drawn { moment, at: Timestamp::now() }
+    }
+
+    /// The date of a moment to come.
+    #[must_use]
+    pub fn date(&self, moment: Moment) -> Timestamp {
+        self.at.checked_add(moment.since(self.moment)).unwrap_or(Timestamp::MAX)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct ServiceView {
     pub name: ServiceName,
@@ -71,6 +94,7 @@ pub struct ServiceView {
     /// In mode `observe`: the verdict that would have been acted on.
     pub would_roll_back: Option<String>,
     pub versions: Vec<VersionView>,
+    pub drawn: Drawn,
 }
 
 impl ServiceView {
@@ -121,6 +145,8 @@ pub struct VersionView {
     pub all: Arc<Tally>,
     /// Pinned requests since the process started.
     pub forced: u64,
+    /// What the workers share of it: who waits, who was refused.
+    pub shared: Arc<Shared>,
 }
 
 /// An endpoint as declared, with the addresses that it resolved to.
@@ -153,6 +179,25 @@ impl EndpointView {
         self.administrative != Administrative::Ready && self.resolved.iter().all(|endpoint| endpoint.drained(applied))
     }
 
+    /// Until when it is ejected, as a whole; `None` as long as one of its addresses is not.
+    #[must_use]
+    pub fn ejected_until(&self, now: Moment) -> Option<Moment> {
+        let until = self.resolved.iter().map(|endpoint| endpoint.ejected_until(now));
+        until.reduce(|one, other| Some(one?.min(other?))).flatten()
+    }
+
+    /// Ejections of all of its addresses since the process started.
+    #[must_use]
+    pub fn ejections(&self) -> u64 {
+        self.resolved.iter().map(|endpoint| endpoint.ejections_total()).sum()
+    }
+
+    /// Connections to all of its addresses, idle ones included.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.resolved.iter().map(|endpoint| u64::from(endpoint.connections())).sum()
+    }
+
     /// Attempts under way at all of its addresses.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
@@ -168,6 +213,7 @@ impl ServiceView {
         reading: Reading,
         collector: &mut Collector,
         now: Tick,
+        drawn: Drawn,
     ) -> ServiceView {
         let (definition, standing) = (&service.definition, &service.standing);
         let versions = definition.versions.iter().filter_map(|version| {
@@ -184,15 +230,16 @@ impl ServiceView {
                 recent: Arc::new(collector.figures(id).window.recent(now)),
                 all: Arc::new(collector.figures(id).window.all().clone()),
                 forced: collector.figures(id).forced,
+                shared: shared(snapshot, id),
             })
         });
         let versions: Vec<VersionView> = versions.collect();
-        let mut drawn = |role| {
+        let mut share_of = |role| {
             let version = versions.iter().find(|version| version.role == Some(role))?;
             Some(collector.figures(version.id).drawn.recent(now).classes.success)
         };
         ServiceView {
-            observed_share: share(drawn(Role::Stable), drawn(Role::Canary)),
+            observed_share: share(share_of(Role::Stable), share_of(Role::Canary)),
             name: definition.name.clone(),
             revision: service.revision,
             routes: definition.routes.clone(),
@@ -206,6 +253,7 @@ impl ServiceView {
             reading,
             would_roll_back: standing.would_roll_back.as_ref().map(|conviction| conviction.because.clone()),
             versions,
+            drawn,
         }
     }
 }
@@ -215,6 +263,11 @@ impl ServiceView {
 fn share(stable: Option<u64>, canary: Option<u64>) -> Option<f64> {
     let (stable, canary) = (stable?, canary?);
     (stable + canary > 0).then(|| canary as f64 / (stable + canary) as f64)
+}
+
+fn shared(snapshot: &Snapshot, version: VersionId) -> Arc<Shared> {
+    let mut versions = snapshot.services.iter().flat_map(|service| &service.versions);
+    versions.find(|known| known.id == version).map(|known| known.pool.shared.clone()).unwrap_or_default()
 }
 
 fn pool(snapshot: &Snapshot, version: VersionId) -> Option<&Pool> {

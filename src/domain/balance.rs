@@ -76,60 +76,77 @@ impl Default for Balancing {
     }
 }
 
-/// A candidate with its weight, in thousandths.
-pub type Candidate<'a> = (&'a Member, u64);
+/// An endpoint that may be picked, as it was looked at: what other workers do meanwhile does not change it any more.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    pub member: &'a Member,
+    /// In thousandths.
+    pub weight: u64,
+    pub in_flight: u32,
+}
 
 /// The number of parts that a weight of one is made of.
 pub const WHOLE: u64 = 1_000;
 
 /// Two different candidates by weight (the same one twice when there is one), the less busy first.
-pub fn two_choices<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone, draw: u64) -> Option<&'a Member> {
+#[must_use]
+pub fn two_choices<'a>(candidates: &[Candidate<'a>], draw: u64) -> Option<&'a Member> {
     let (high, low) = (draw >> 32, draw & 0xffff_ffff);
-    let below = |half: u64, total: u64| ((u128::from(half << 32) * u128::from(total)) >> 64) as u64;
-    let total = total(candidates.clone());
-    let first = at(candidates.clone(), below(high, total))?;
-    let others = candidates.filter(|(member, _)| !same(member, first.0));
-    let second = at(others, below(low, total - first.1));
-    Some(second.filter(|second| busier(first, *second)).unwrap_or(first).0)
+    let total = total(candidates);
+    let first = at(candidates, part(high << 32, total))?;
+    let chosen = candidates[first];
+    let position = part(low << 32, total - chosen.weight);
+    let before: u64 = candidates[..first].iter().map(|candidate| candidate.weight).sum();
+    let second = at(candidates, if position < before { position } else { position + chosen.weight });
+    let second = second.map(|second| candidates[second]).filter(|second| chosen.busier(second));
+    Some(second.unwrap_or(chosen).member)
 }
 
 /// The candidate whose turn it is. Equal weights: strictly one after the other. Different ones: turns step through the
 /// weights by the golden ratio, which spreads each candidate's turns as evenly as its weight allows (three-distance
 /// theorem), without anything to remember but the number of the turn.
-pub fn in_turn<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone, turn: u64) -> Option<&'a Member> {
-    let (_, one) = candidates.clone().next()?;
-    let total = total(candidates.clone());
-    let position = if candidates.clone().all(|(_, weight)| weight == one) {
-        turn % (total / one) * one
+#[must_use]
+pub fn in_turn<'a>(candidates: &[Candidate<'a>], turn: u64) -> Option<&'a Member> {
+    let one = candidates.first()?.weight;
+    let total = total(candidates);
+    let position = if candidates.iter().all(|candidate| candidate.weight == one) {
+        turn % candidates.len() as u64 * one
     } else {
-        ((u128::from(turn.wrapping_mul(GOLDEN)) * u128::from(total)) >> 64) as u64
+        part(turn.wrapping_mul(GOLDEN), total)
     };
-    at(candidates, position).map(|(member, _)| member)
+    at(candidates, position).map(|index| candidates[index].member)
 }
 
 /// 2^64 divided by the golden ratio.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The least busy candidate for its weight; among equals, one by weight.
-pub fn least_busy<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone, draw: u64) -> Option<&'a Member> {
-    let least = candidates.clone().reduce(|least, next| if busier(least, next) { next } else { least })?;
-    // Read once more: another worker may have come in between, so the least busy of a moment ago stays eligible.
-    let equals = candidates.filter(|next| same(next.0, least.0) || !busier(*next, least));
-    let position = ((u128::from(draw) * u128::from(total(equals.clone()))) >> 64) as u64;
-    at(equals, position).or(Some(least)).map(|(member, _)| member)
+#[must_use]
+pub fn least_busy<'a>(candidates: &[Candidate<'a>], draw: u64) -> Option<&'a Member> {
+    let least = candidates.iter().reduce(|least, next| if least.busier(next) { next } else { least })?;
+    let equals = || candidates.iter().filter(|next| !next.busier(least));
+    let mut position = part(draw, equals().map(|equal| equal.weight).sum());
+    let mut equals = equals();
+    let chosen = equals.find(|equal| {
+        let here = position < equal.weight;
+        position = position.saturating_sub(equal.weight);
+        here
+    });
+    Some(chosen.unwrap_or(least).member)
 }
 
 /// The key's own candidate: weighted rendezvous hashing (Thaler and Ravishankar, "A Name-Based Mapping Scheme for
 /// Rendezvous", 1996; weights after Schindelhauer and Schomaker, 2005). Every candidate bids for the key, independently
 /// of the others, so that only the keys of one that leaves move, and to one that joins only those it outbids for.
-pub fn by_key<'a>(candidates: impl Iterator<Item = Candidate<'a>>, key: u64) -> Option<&'a Member> {
-    let bid = |(member, weight): &Candidate<'a>| {
-        let hash = xxh3_64_with_seed(&key.to_le_bytes(), member.endpoint.seed());
+#[must_use]
+pub fn by_key<'a>(candidates: &[Candidate<'a>], key: u64) -> Option<&'a Member> {
+    let bid = |candidate: &Candidate<'a>| {
+        let hash = xxh3_64_with_seed(&key.to_le_bytes(), candidate.member.endpoint.seed());
         #[expect(clippy::cast_precision_loss, reason = "53 bits of the hash, and weights below 2^20")]
-        let (uniform, weight) = (((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64, *weight as f64);
+        let (uniform, weight) = (((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64, candidate.weight as f64);
         -weight / uniform.ln()
     };
-    let bids = candidates.map(|candidate| (bid(&candidate), candidate.0));
+    let bids = candidates.iter().map(|candidate| (bid(candidate), candidate.member));
     bids.max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, member)| member)
 }
 
@@ -139,24 +156,27 @@ pub fn seed(address: SocketAddr) -> u64 {
     xxh3_64(address.to_string().as_bytes())
 }
 
-fn total<'a>(candidates: impl Iterator<Item = Candidate<'a>>) -> u64 {
-    candidates.map(|(_, weight)| weight).sum()
+impl Candidate<'_> {
+    /// Whether it has more in flight for its weight than the other.
+    fn busier(&self, other: &Candidate<'_>) -> bool {
+        u64::from(self.in_flight) * other.weight > u64::from(other.in_flight) * self.weight
+    }
 }
 
-/// The candidate in whose weight a position lies.
-fn at<'a>(mut candidates: impl Iterator<Item = Candidate<'a>>, mut position: u64) -> Option<Candidate<'a>> {
-    candidates.find(|(_, weight)| {
-        let here = position < *weight;
-        position = position.saturating_sub(*weight);
+fn total(candidates: &[Candidate<'_>]) -> u64 {
+    candidates.iter().map(|candidate| candidate.weight).sum()
+}
+
+/// The part of `whole` that a draw stands for.
+fn part(draw: u64, whole: u64) -> u64 {
+    ((u128::from(draw) * u128::from(whole)) >> 64) as u64
+}
+
+/// The index of the candidate in whose weight a position lies.
+fn at(candidates: &[Candidate<'_>], mut position: u64) -> Option<usize> {
+    candidates.iter().position(|candidate| {
+        let here = position < candidate.weight;
+        position = position.saturating_sub(candidate.weight);
         here
     })
-}
-
-fn same(one: &Member, other: &Member) -> bool {
-    one.endpoint.id == other.endpoint.id
-}
-
-/// Whether the first has more in flight for its weight than the second.
-fn busier((one, weight): Candidate<'_>, (other, other_weight): Candidate<'_>) -> bool {
-    u64::from(one.endpoint.in_flight()) * other_weight > u64::from(other.endpoint.in_flight()) * weight
 }

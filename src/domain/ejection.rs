@@ -63,7 +63,7 @@ pub fn sweep(pool: &Pool, now: Moment) -> Vec<Ejected> {
         let Some(rule) = &pool.balancing.ejection else { continue };
         if endpoint.tripped() && !endpoint.ejected(now) {
             let (census, failures) = (pool.census(now), endpoint.consecutive_failures());
-            let others = census.available - usize::from(member.takes(now));
+            let others = census.available.saturating_sub(usize::from(member.takes(now)));
             if others > 0 && census.ejected < rule.allowed(pool.members.len()) {
                 let times = endpoint.ejections() + 1;
                 let time = rule.lasts(times);

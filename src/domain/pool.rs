@@ -429,30 +429,30 @@ impl Pool {
         endpoint.in_flight.0.enter(limits.of_endpoint()).then(|| InFlight { endpoint, _entered: entered })
     }
 
+    /// Looks at every member once: in what order other workers change them meanwhile does not matter.
     fn choose(&self, ask: &Ask<'_>) -> Result<&Member, Unpicked> {
         let panics = self.panics(ask.now);
         let open = self.members.iter().filter(move |member| {
             let eligible = if panics { member.wanted() } else { member.takes(ask.now) };
             eligible && !ask.tried.contains(&member.endpoint.id)
         });
-        if open.clone().next().is_none() {
-            return Err(Unpicked::NoneLeft);
-        }
         let limits = &self.balancing.limits;
-        if limits.version_in_flight.is_some_and(|limit| self.shared.in_flight() >= limit) {
-            return Err(Unpicked::Full);
+        let (limit, version_limit) = (limits.of_endpoint(), limits.version_in_flight);
+        let mut full = Err(Unpicked::NoneLeft);
+        let roomy = open.filter_map(|member| {
+            full = Err(Unpicked::Full);
+            let in_flight = member.endpoint.in_flight();
+            let weight = self.effective_weight(member, ask.now);
+            limit.is_none_or(|limit| in_flight < limit).then_some(Candidate { member, weight, in_flight })
+        });
+        let chosen = with_all(roomy, |candidates| self.balanced(candidates, ask));
+        if version_limit.is_some_and(|limit| self.shared.in_flight() >= limit) {
+            return full;
         }
-        let limit = limits.of_endpoint();
-        let roomy = open.filter(move |member| limit.is_none_or(|limit| member.endpoint.in_flight() < limit));
-        let candidates = roomy.map(|member| (member, self.effective_weight(member, ask.now)));
-        self.balanced(candidates, ask).ok_or(Unpicked::Full)
+        chosen.map_or(full, Ok)
     }
 
-    fn balanced<'a>(
-        &self,
-        candidates: impl Iterator<Item = Candidate<'a>> + Clone,
-        ask: &Ask<'_>,
-    ) -> Option<&'a Member> {
+    fn balanced<'a>(&self, candidates: &[Candidate<'a>], ask: &Ask<'_>) -> Option<&'a Member> {
         match (&self.balancing.balance, ask.key) {
             (Balance::RoundRobin, _) => balance::in_turn(candidates, self.shared.turn()),
             (Balance::LeastConnections, _) => balance::least_busy(candidates, ask.draw),
@@ -504,6 +504,24 @@ impl Pool {
         census
     }
 }
+
+/// Gathers candidates where they cost no allocation, unless there are many.
+fn with_all<'a, T>(mut candidates: impl Iterator<Item = Candidate<'a>>, then: impl FnOnce(&[Candidate<'a>]) -> T) -> T {
+    let Some(first) = candidates.next() else { return then(&[]) };
+    let (mut few, mut count) = ([first; FEW_CANDIDATES], 1);
+    for candidate in candidates.by_ref() {
+        if count == FEW_CANDIDATES {
+            let many: Vec<_> = few.into_iter().chain([candidate]).chain(candidates).collect();
+            return then(&many);
+        }
+        few[count] = candidate;
+        count += 1;
+    }
+    then(&few[..count])
+}
+
+/// So many are gathered without an allocation.
+const FEW_CANDIDATES: usize = 16;
 
 /// How much of a slow start is over, in thousandths.
 fn grown(elapsed: Duration, slow: Duration) -> u64 {
