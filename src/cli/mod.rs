@@ -8,6 +8,8 @@ mod check;
 mod client;
 mod config;
 mod demo;
+mod drain;
+mod endpoints;
 mod events;
 mod failure;
 mod health;
@@ -21,6 +23,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod unseal;
+mod versions;
 mod weights;
 
 use std::io::Write;
@@ -66,6 +69,9 @@ enum Verb {
     #[command(alias = "cancel")]
     Abort(abort::Abort),
     Unseal(unseal::Unseal),
+    Endpoints(endpoints::Endpoints),
+    Drain(drain::Drain),
+    Versions(versions::Versions),
     Events(events::Events),
     Health(health::Health),
     Reload(reload::Reload),
@@ -86,6 +92,9 @@ pub fn run(arguments: Arguments, to: &mut dyn Write, terminal: bool) -> Result<(
         Verb::Promote(promote) => remote(promote.run(&client, output)),
         Verb::Abort(abort) => remote(abort.run(&client, output)),
         Verb::Unseal(unseal) => remote(unseal.run(&client, output)),
+        Verb::Endpoints(endpoints) => remote(endpoints.run(&client, output)),
+        Verb::Drain(drain) => remote(drain.run(&client, output)),
+        Verb::Versions(versions) => remote(versions.run(&client, output)),
         Verb::Events(events) => remote(events.run(&client, output)),
         Verb::Health(health) => remote(health.run(&client, output)),
         Verb::Reload(reload) => remote(reload.run(&client, output)),

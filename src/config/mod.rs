@@ -16,8 +16,10 @@
 //!
 //! Left to others: looking names up, binding (`app`), and reading the environment (`cli`).
 
+mod balance;
 mod check;
 mod file;
+mod health_check;
 mod listener;
 mod overrides;
 mod problem;

@@ -86,6 +86,8 @@ enum Kind {
     Part,
     /// As [`Kind::Texts`] and [`Kind::Part`].
     PartTexts,
+    /// An integer there.
+    PartInteger,
 }
 
 const TEXT: Shape = Shape::One(Kind::Text);
@@ -135,6 +137,12 @@ const SERVICE: Shape = Shape::Table(&[
     ("retries", RETRIES),
     ("shielding", Shape::OffOr(&[("on", Shape::One(Kind::PartTexts))])),
     ("skew_rescue", Shape::Table(&[("path_prefixes", Shape::One(Kind::Texts))])),
+    ("balance", TEXT),
+    ("slow_start", TEXT),
+    ("panic_threshold", TEXT),
+    ("ejection", EJECTION),
+    ("limits", LIMITS),
+    ("health_check", HEALTH_CHECK),
 ]);
 
 const TIMEOUTS: Shape = Shape::Table(&[
@@ -171,6 +179,26 @@ const CONDITION: Shape = Shape::Table(&[("name", TEXT), ("value", TEXT)]);
 const CHANGES: Shape = Shape::Table(&[("set", Shape::Named(&TEXT)), ("add", Shape::Named(&TEXT)), ("remove", TEXTS)]);
 const PIN: Shape =
     Shape::Table(&[("header", TEXT), ("cookie", TEXT), ("query", TEXT), ("value", TEXT), ("version", TEXT)]);
+const HEALTH_CHECK: Shape = Shape::Table(&[
+    ("protocol", TEXT),
+    ("path", TEXT),
+    ("host", TEXT),
+    ("interval", TEXT),
+    ("timeout", TEXT),
+    ("rise", Shape::One(Kind::Integer)),
+    ("fall", Shape::One(Kind::Integer)),
+    ("expect_status", TEXT),
+    ("expect_body", TEXT),
+]);
+const EJECTION: Shape =
+    Shape::OffOr(&[("consecutive_failures", Shape::One(Kind::PartInteger)), ("time", PART), ("max_share", PART)]);
+const LIMITS: Shape = Shape::Table(&[
+    ("connections", Shape::One(Kind::Integer)),
+    ("in_flight", Shape::One(Kind::Integer)),
+    ("version_in_flight", Shape::One(Kind::Integer)),
+    ("pending", Shape::One(Kind::Integer)),
+    ("pending_time", TEXT),
+]);
 const ERROR_RATE: Shape = Shape::OffOr(&[("above", PART), ("window", PART)]);
 const LATENCY: Shape = Shape::OffOr(&[("quantile", PART), ("above", PART), ("window", PART)]);
 
@@ -446,7 +474,8 @@ const MOST_LISTED: usize = 8;
 impl Kind {
     /// The value that the file would have. What does not fit stays a text, and is refused where it is read.
     fn value(self, text: &str, span: Span) -> Spanned<DeValue<'_>> {
-        let (switch, number) = (matches!(self, Kind::Boolean | Kind::BooleanOrText), self == Kind::Integer);
+        let (switch, number) =
+            (matches!(self, Kind::Boolean | Kind::BooleanOrText), matches!(self, Kind::Integer | Kind::PartInteger));
         let value = match text.trim() {
             "true" if switch => DeValue::Boolean(true),
             "false" if switch => DeValue::Boolean(false),
@@ -528,7 +557,7 @@ fn insert<'s>(
         return Err(Obstacle::SwitchedOff(span));
     }
     let name = laid.name;
-    if matches!(laid.kind, Kind::Part | Kind::PartTexts) && node.get_ref().is_bool() {
+    if matches!(laid.kind, Kind::Part | Kind::PartTexts | Kind::PartInteger) && node.get_ref().is_bool() {
         *node = nothing(Some(step), name);
     }
     match (step, node.get_mut()) {

@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::balance;
 use super::file::{At, Field, Meaning, Place, Table, closest, listed};
+use super::health_check;
 use super::problem::clipped;
 use super::retries;
 use super::route::{ROUTES, error_pages, routes};
 use super::value::{self, Bounds, Endpoint, Percentages};
+use crate::domain::balance::Balancing;
+use crate::domain::check::HealthCheck;
 use crate::domain::error_pages::ErrorPages;
 use crate::domain::judge::{ErrorLimit, LatencyLimit, Mode, Policy};
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::route::Route;
-use crate::domain::service::{Definition, PinDefinition, Target, Timeouts, VersionDefinition};
+use crate::domain::service::{Definition, EndpointDefinition, PinDefinition, Target, Timeouts, VersionDefinition};
 use crate::domain::split::{Matcher, Role, Weight};
 
 /// A service as far as it could be read: enough to check it against itself and the others even when parts are wrong.
@@ -34,6 +38,8 @@ pub(super) struct Draft<'a> {
     timeouts: Timeouts,
     retries: RetryPolicy,
     error_pages: ErrorPages,
+    health_check: Option<HealthCheck>,
+    balancing: Balancing,
 }
 
 #[derive(Debug)]
@@ -41,6 +47,8 @@ pub(super) struct DraftVersion<'a> {
     pub key: At<'a, &'a str>,
     pub name: Option<VersionName>,
     pub endpoints: Vec<At<'a, Endpoint>>,
+    /// Of the endpoints, in their order.
+    pub weights: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -71,6 +79,8 @@ impl<'a> Draft<'a> {
             timeouts: table.get("timeouts").map(timeouts).unwrap_or_default(),
             retries: retries::read(&mut table),
             error_pages: table.get("error_pages").and_then(error_pages).unwrap_or_default(),
+            health_check: table.get("health_check").and_then(health_check::read),
+            balancing: balance::read(&mut table),
         };
         table.finish();
         Some(draft)
@@ -126,13 +136,16 @@ impl<'a> Draft<'a> {
             policy: self.policy,
             timeouts: self.timeouts,
             retries: self.retries,
+            health_check: self.health_check,
+            balancing: self.balancing,
         })
     }
 }
 
 impl DraftVersion<'_> {
     fn build(self) -> Option<VersionDefinition> {
-        let endpoints = self.endpoints.into_iter().map(|endpoint| endpoint.value.text).collect();
+        let endpoints = self.endpoints.into_iter().zip(self.weights);
+        let endpoints = endpoints.map(|(at, weight)| EndpointDefinition { authority: at.value.text, weight }).collect();
         Some(VersionDefinition { name: self.name?, endpoints })
     }
 }
@@ -171,15 +184,16 @@ fn version<'a>(key: At<'a, &'a str>, field: Field<'a>) -> DraftVersion<'a> {
         table.finish();
         field.map(|field| endpoints(&field)).unwrap_or_default()
     });
-    DraftVersion { key, name, endpoints: endpoints.unwrap_or_default() }
+    let (endpoints, weights) = endpoints.unwrap_or_default().into_iter().unzip();
+    DraftVersion { key, name, endpoints, weights }
 }
 
-fn endpoints<'a>(field: &Field<'a>) -> Vec<At<'a, Endpoint>> {
+fn endpoints<'a>(field: &Field<'a>) -> Vec<(At<'a, Endpoint>, u32)> {
     let Some(items) = field.items(ENDPOINTS) else { return Vec::new() };
     if items.is_empty() {
         field.place.error("a version without endpoints cannot answer", format!("write `{ENDPOINTS}`"));
     }
-    items.iter().filter_map(value::endpoint).collect()
+    items.into_iter().filter_map(balance::endpoint).collect()
 }
 
 fn pins<'a>(field: &Field<'a>) -> Vec<DraftPin<'a>> {
@@ -206,7 +220,7 @@ fn matcher(table: &Table<'_>, keys: [Option<Field<'_>>; 3], value: Option<At<'_,
     match keys {
         [Some(header), None, None] => header_matcher(&header, value),
         [None, Some(cookie), None] => {
-            let name = token(&cookie)?;
+            let name = value::cookie_name(&cookie)?;
             let value = sendable(value, |b| b.is_ascii_graphic() && b != b';').ok()?;
             Some(Matcher::Cookie { name, value })
         }
@@ -238,16 +252,6 @@ fn header_matcher(field: &Field<'_>, value: Option<At<'_, &str>>) -> Option<Matc
     Some(Matcher::Header { name, value })
 }
 
-/// A cookie's name (RFC 6265 §4.1.1): the same alphabet as a header's, its case kept.
-fn token(field: &Field<'_>) -> Option<String> {
-    let At { value: text, place } = field.text(Meaning::Text("canary"))?;
-    if http::HeaderName::from_bytes(text.as_bytes()).is_ok() {
-        return Some(text.to_owned());
-    }
-    place.error(format!("`{}` is not a cookie name", clipped(text)), "letters, digits, `-` and `_`, such as `canary`");
-    None
-}
-
 pub(super) fn query_name(field: &Field<'_>) -> Option<String> {
     let At { value: text, place } = field.text(Meaning::Text("canary"))?;
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"&=#?".contains(&b)) {
@@ -276,31 +280,16 @@ fn rollback(field: Field<'_>) -> Policy {
     let mut policy = Policy::default();
     let Some(mut table) = field.section() else { return policy };
     if let Some(field) = table.get("error_rate") {
-        policy.error_rate = if switched_off(&field, ERROR_RATE) { None } else { error_limit(field) };
+        policy.error_rate = if value::switched_off(&field, ERROR_RATE, "ABOVE") { None } else { error_limit(field) };
     }
     if let Some(field) = table.get("latency") {
-        policy.latency = if switched_off(&field, LATENCY) { None } else { latency_limit(field) };
+        policy.latency = if value::switched_off(&field, LATENCY, "ABOVE") { None } else { latency_limit(field) };
     }
     if let Some(mode) = table.get("mode").and_then(|field| value::word(&field, MODES)) {
         policy.mode = mode;
     }
     table.finish();
     policy
-}
-
-/// Whether a limit is `false`; `true` does not say what it is, and is refused.
-fn switched_off(field: &Field<'_>, example: &str) -> bool {
-    if field.is_boolean() && field.boolean() == Some(true) {
-        let message = "`true` does not say what the limit is";
-        let help = match field.place.variable() {
-            Some(variable) => {
-                format!("set its parts, such as `{variable}_ABOVE`, or `{variable}=false` to switch it off")
-            }
-            None => format!("write `{example}`, or `false` to switch it off"),
-        };
-        field.place.error(message, help);
-    }
-    field.is_boolean()
 }
 
 fn error_limit(field: Field<'_>) -> Option<ErrorLimit> {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
+use super::checks::Checks;
 use super::engine::Resolved;
 use super::journal::{Actor, Journal};
 use super::reload::{ConfigView, Extent, NotReloaded, Reload, Reloaded};
 use super::store::StoreError;
 use super::view::View;
+use crate::domain::amendments;
 use crate::domain::judge::Mode;
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::service::Definition;
@@ -27,6 +29,16 @@ const WAITING_RELOADS: usize = 8;
 pub enum Command {
     /// A person's request to change a service.
     Change { service: ServiceName, request: Request, precondition: Precondition, actor: Actor, reply: Reply },
+    /// A person's request to change which versions and endpoints there are, or what is wanted of one; `resolved`: where
+    /// the names in it lead.
+    Amend {
+        service: ServiceName,
+        request: amendments::Request,
+        resolved: Vec<Resolved>,
+        precondition: Precondition,
+        actor: Actor,
+        reply: Reply,
+    },
     /// A file was read again.
     Declare { definitions: Vec<Definition>, resolved: Vec<Resolved>, force: Force, actor: Actor, reply: Reply },
 }
@@ -74,6 +86,10 @@ pub enum Refused {
     PreconditionFailed { given: u64, current: u64 },
     #[error(transparent)]
     Conflict(#[from] Refusal),
+    #[error("version `{0}` has no endpoint that is ready and has passed its health check")]
+    Closed(VersionName),
+    #[error(transparent)]
+    Amendment(#[from] amendments::Refusal),
     #[error("{}", in_use(.0))]
     InUse(Vec<InUse>),
     #[error("the store cannot keep it: {0}")]
@@ -93,7 +109,7 @@ pub fn admit(
     request: Request,
     precondition: Precondition,
 ) -> Result<Vec<Change>, Refused> {
-    if let Request::Unseal(version) = &request
+    if let Request::Unseal(version) | Request::Canary(version) = &request
         && service.definition.version(version).is_none()
     {
         return Err(Refused::NoVersion(service.definition.name.clone(), version.clone()));
@@ -103,11 +119,30 @@ pub fn admit(
     if changes.iter().all(never_raises) {
         return Ok(changes);
     }
-    let current = service.revision;
+    met(precondition, service.revision).map(|()| changes)
+}
+
+/// As [`admit`], for a request about versions and endpoints. What only takes traffic away needs no precondition.
+/// `serves`: whether an endpoint is well.
+pub fn amend(
+    service: &ServiceState,
+    serves: impl Fn(&VersionName, &str) -> bool,
+    request: amendments::Request,
+    precondition: Precondition,
+) -> Result<Vec<Change>, Refused> {
+    let standing = &service.standing;
+    let changes = standing.amendments.handle(standing, &service.file, &service.definition, serves, request)?;
+    if changes.iter().all(Change::lowers) {
+        return Ok(changes);
+    }
+    met(precondition, service.revision).map(|()| changes)
+}
+
+fn met(precondition: Precondition, current: u64) -> Result<(), Refused> {
     match precondition {
         Precondition::None => Err(Refused::PreconditionRequired { current }),
         Precondition::Revision(given) if given != current => Err(Refused::PreconditionFailed { given, current }),
-        Precondition::Any | Precondition::Revision(_) => Ok(changes),
+        Precondition::Any | Precondition::Revision(_) => Ok(()),
     }
 }
 
@@ -128,6 +163,7 @@ pub struct Control {
     config: Arc<ArcSwap<ConfigView>>,
     view: Arc<ArcSwap<View>>,
     journal: Arc<Journal>,
+    checks: Arc<Checks>,
 }
 
 /// The end of whoever reads files.
@@ -141,7 +177,7 @@ impl Control {
     pub fn new(view: Arc<ArcSwap<View>>, journal: Arc<Journal>) -> (Control, Commands, Reloads) {
         let (commands, commanded) = mpsc::channel(WAITING_COMMANDS);
         let (reloads, to_reload) = mpsc::channel(WAITING_RELOADS);
-        let control = Control { commands, reloads, config: Arc::default(), view, journal };
+        let control = Control { commands, reloads, config: Arc::default(), view, journal, checks: Arc::default() };
         (control, commanded, to_reload)
     }
 
@@ -154,6 +190,18 @@ impl Control {
         actor: Actor,
     ) -> Result<Done, Refused> {
         self.command(|reply| Command::Change { service, request, precondition, actor, reply }).await
+    }
+
+    /// As [`Control::ask`], about versions and endpoints.
+    pub async fn amend(
+        &self,
+        service: ServiceName,
+        request: amendments::Request,
+        resolved: Vec<Resolved>,
+        precondition: Precondition,
+        actor: Actor,
+    ) -> Result<Done, Refused> {
+        self.command(|reply| Command::Amend { service, request, resolved, precondition, actor, reply }).await
     }
 
     /// Puts a file's definitions in the place of the last one's; `resolved`: where their endpoints' names lead.
@@ -201,11 +249,18 @@ impl Control {
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
     }
+
+    /// What was last heard of each endpoint.
+    #[must_use]
+    pub fn checks(&self) -> &Arc<Checks> {
+        &self.checks
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::balance::Balancing;
     use crate::domain::error_pages::ErrorPages;
     use crate::domain::judge::{Policy, Verdict};
     use crate::domain::retry::RetryPolicy;
@@ -229,6 +284,8 @@ mod tests {
             policy: Policy::default(),
             timeouts: Timeouts::default(),
             retries: RetryPolicy::default(),
+            health_check: None,
+            balancing: Balancing::default(),
         }])
     }
 

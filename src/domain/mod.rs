@@ -4,8 +4,15 @@
 //! every decision can be replayed. This layer imports nothing else of ours (`tests/tidy.rs` holds it to that).
 
 pub mod action;
+pub mod amendments;
+pub mod authority;
+pub mod balance;
+pub mod breaker;
+pub mod check;
 pub mod cidr;
+pub mod ejection;
 pub mod error_pages;
+pub mod health;
 pub mod judge;
 pub mod names;
 pub mod outcome;

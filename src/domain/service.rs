@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::balance::Balancing;
+use super::check::HealthCheck;
 use super::error_pages::ErrorPages;
 use super::judge::Policy;
 use super::names::{ServiceName, VersionName};
@@ -26,6 +28,9 @@ pub struct Definition {
     pub policy: Policy,
     pub timeouts: Timeouts,
     pub retries: RetryPolicy,
+    /// `None`: nobody asks, and endpoints count as healthy.
+    pub health_check: Option<HealthCheck>,
+    pub balancing: Balancing,
 }
 
 impl Definition {
@@ -38,8 +43,25 @@ impl Definition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionDefinition {
     pub name: VersionName,
+    pub endpoints: Vec<EndpointDefinition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointDefinition {
     /// `host:port`, as written: an address, or a name to look up.
-    pub endpoints: Vec<Arc<str>>,
+    pub authority: Arc<str>,
+    /// Its share of the version's requests, relative to the others'; 1 to 1000.
+    pub weight: u32,
+}
+
+impl EndpointDefinition {
+    pub const DEFAULT_WEIGHT: u32 = 1;
+}
+
+impl<T: Into<Arc<str>>> From<T> for EndpointDefinition {
+    fn from(authority: T) -> EndpointDefinition {
+        EndpointDefinition { authority: authority.into(), weight: EndpointDefinition::DEFAULT_WEIGHT }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

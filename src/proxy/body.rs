@@ -188,7 +188,7 @@ impl Observed {
         if let Some(mut channel) = self.channel.take()
             && channel.lives(cx)
         {
-            self.worker.upstreams.give_back(channel, self.worker.now());
+            self.worker.keep(channel);
         }
     }
 

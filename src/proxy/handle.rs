@@ -16,6 +16,7 @@ use super::access::Access;
 use super::body::Outgoing;
 use super::forward::{Call, forward};
 use super::headers::{self, Client, Unfit};
+use super::permits::Picking;
 use super::reply::{self, Fault, Form};
 use super::upstream::Upload;
 use super::worker::Worker;
@@ -32,13 +33,13 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     let access = Access::begin(worker, client, &parts, arrived, &request_id);
     let form = Form::of(&parts.headers);
     let response = match route(worker, client, &request_id, parts, access.as_deref()) {
-        Ok(Routed { parts, service, choice, actions }) => {
+        Ok(Routed { parts, service, choice, picking, actions }) => {
             let upload = Upload::new(body, &worker.deadlines);
             if let Some(access) = &access {
                 access.uploads(upload.progress());
             }
             let (access, pages) = (access.clone(), service.error_pages.clone());
-            let call = Call { worker: worker.clone(), service, choice, arrived, request_id, form, access };
+            let call = Call { worker: worker.clone(), service, choice, picking, arrived, request_id, form, access };
             let response = forward(call, Request::from_parts(parts, upload)).await;
             finished(response, form, &pages, actions.as_deref())
         }
@@ -60,6 +61,7 @@ struct Routed {
     parts: Parts,
     service: Arc<Service>,
     choice: Choice,
+    picking: Picking,
     actions: Option<Arc<Actions>>,
 }
 
@@ -114,7 +116,7 @@ fn route(
     {
         return Err(Fault::Misdirected.into());
     }
-    let (service, choice, actions) = choose(worker, client, &parts, authority.as_ref())?;
+    let (service, choice, picking, actions) = choose(worker, client, &parts, authority.as_ref())?;
     if let Some(access) = access {
         access.chosen(authority.as_ref(), &service, choice);
     }
@@ -125,10 +127,10 @@ fn route(
     if let Some(actions) = &actions {
         act(actions, &mut parts).map_err(|fault| Unrouted::Fault(fault, service.error_pages.clone()))?;
     }
-    Ok(Routed { parts, service, choice, actions })
+    Ok(Routed { parts, service, choice, picking, actions })
 }
 
-type Chosen = (Arc<Service>, Choice, Option<Arc<Actions>>);
+type Chosen = (Arc<Service>, Choice, Picking, Option<Arc<Actions>>);
 
 /// Everything that is decided from one snapshot, without waiting in between.
 fn choose(worker: &Worker, client: &Client, parts: &Parts, authority: Option<&Authority>) -> Result<Chosen, Unrouted> {
@@ -152,7 +154,9 @@ fn choose(worker: &Worker, client: &Client, parts: &Parts, authority: Option<&Au
             let location = HeaderValue::try_from(elsewhere.location).map_err(|_| Fault::LongTarget)?;
             return Err(Unrouted::Redirect(elsewhere.status, location));
         }
-        Ok((Arc::clone(service), service.split.choose(&facts, worker.draw()), rule.actions.clone()))
+        let choice = service.split.choose(&facts, worker.draw());
+        let key = service.versions[choice.version].pool.balancing.balance.key(client.ip(), &facts);
+        Ok((Arc::clone(service), choice, Picking::by(key), rule.actions.clone()))
     })
 }
 

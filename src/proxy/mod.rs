@@ -25,6 +25,7 @@ mod handle;
 mod headers;
 mod lines;
 mod listener;
+mod permits;
 mod recorder;
 mod replay;
 mod reply;
@@ -108,6 +109,7 @@ pub fn start(
         clock,
         subscriber: subscriber.clone(),
         batches,
+        queues: Arc::default(),
         phase: watched,
     };
     let (mut threads, mut desks, mut loads) = (Vec::new(), Vec::new(), Vec::new());

@@ -22,6 +22,8 @@ pub enum Fault {
     /// The path became too long when the route rewrote it.
     LongTarget,
     NoEndpoint,
+    /// All endpoints are at their limits.
+    LimitReached,
     ConnectionRefused,
     ConnectionTimeout,
     ConnectionTerminated,
@@ -42,7 +44,7 @@ impl Fault {
             Fault::NoRoute => StatusCode::NOT_FOUND,
             Fault::Denied => StatusCode::FORBIDDEN,
             Fault::LongTarget => StatusCode::URI_TOO_LONG,
-            Fault::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Fault::NoEndpoint | Fault::LimitReached => StatusCode::SERVICE_UNAVAILABLE,
             Fault::ConnectionRefused | Fault::ConnectionTerminated | Fault::MalformedResponse => {
                 StatusCode::BAD_GATEWAY
             }
@@ -62,6 +64,7 @@ impl Fault {
             Fault::NoRoute => "destination_not_found",
             Fault::Denied => "http_request_denied",
             Fault::NoEndpoint => "destination_unavailable",
+            Fault::LimitReached => "connection_limit_reached",
             Fault::ConnectionRefused => "connection_refused",
             Fault::ConnectionTimeout => "connection_timeout",
             Fault::ConnectionTerminated => "connection_terminated",
@@ -81,6 +84,7 @@ impl Fault {
             Fault::Denied => "this address may not ask for this".into(),
             Fault::LongTarget => "the request's target is too long".into(),
             Fault::NoEndpoint => "the service has no endpoint to answer right now; try again shortly".into(),
+            Fault::LimitReached => "the service has as much to do as it may have; try again shortly".into(),
             Fault::ConnectionRefused => "the service does not accept connections".into(),
             Fault::ConnectionTimeout => "the service did not accept a connection in time".into(),
             Fault::ConnectionTerminated => "the service ended the connection before it answered".into(),

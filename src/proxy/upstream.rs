@@ -26,6 +26,7 @@ use super::deadline::Deadlines;
 use super::replay::{Source, Tape};
 use super::socket::Socket;
 use crate::domain::names::EndpointId;
+use crate::domain::pool::Slot;
 use crate::domain::time::Moment;
 
 /// Idle connections kept per endpoint and worker; the oldest goes first.
@@ -100,6 +101,18 @@ impl Upstreams {
         kept.push(channel);
     }
 
+    /// Closes the idle connections to endpoints that get nothing new any more.
+    pub fn keep(&self, open: impl Fn(EndpointId) -> bool) {
+        self.idle.borrow_mut().retain(|endpoint, _| open(*endpoint));
+    }
+
+    /// Closes the oldest connection to every endpoint that somebody waits for room at; says whether there was one.
+    pub fn close_wanted(&self) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        let wanted = idle.values_mut().filter(|kept| kept.first().is_some_and(|oldest| oldest.slot.wanted()));
+        wanted.map(|kept| kept.remove(0)).count() > 0
+    }
+
     /// Drops what was closed by the other side, or has been idle for too long.
     pub fn reap(&self, now: Moment) {
         let mut cx = Context::from_waker(Waker::noop());
@@ -124,6 +137,8 @@ pub struct Channel {
     /// That are over.
     exchanges: u32,
     closed: bool,
+    /// Its place among the endpoint's connections.
+    slot: Slot,
 }
 
 /// Why an exchange brought no response head.
@@ -142,19 +157,18 @@ pub enum Failed {
 }
 
 impl Channel {
-    pub async fn connect(endpoint: EndpointId, address: SocketAddr) -> io::Result<Channel> {
+    pub async fn connect(endpoint: EndpointId, address: SocketAddr, slot: Slot) -> io::Result<Channel> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let handshake = http1::Builder::new().max_header_size(LARGEST_HEAD).handshake(Socket::new(stream)).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
-        Ok(Channel {
-            sender,
-            connection: Box::new(connection),
-            endpoint,
-            idle_since: None,
-            exchanges: 0,
-            closed: false,
-        })
+        let connection = Box::new(connection);
+        Ok(Channel { sender, connection, endpoint, idle_since: None, exchanges: 0, closed: false, slot })
+    }
+
+    #[must_use]
+    pub fn slot(&self) -> &Slot {
+        &self.slot
     }
 
     #[must_use]

@@ -1,6 +1,7 @@
 //! One thread, one runtime, and everything that its connections share: no locks, because nothing leaves the thread.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use super::deadline::Deadlines;
 use super::handle::request_id;
 use super::lines::{Lines, Sink};
 use super::listener::Accepted;
+use super::permits::Queues;
 use super::recorder::Recorder;
 use super::replay::Spare;
-use super::upstream::Upstreams;
+use super::upstream::{Channel, Upstreams};
 use super::{Limits, Phase, connection};
+use crate::domain::names::EndpointId;
 use crate::domain::retry::RetryBudgets;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time::{Moment, TICK, Tick};
@@ -46,6 +49,8 @@ pub struct Worker {
     /// Earned by the requests of ticks that have ended.
     pub budgets: RefCell<RetryBudgets>,
     pub spare: Spare,
+    /// Shared by all workers.
+    pub queues: Arc<Queues>,
     clock: Clock,
     subscriber: RefCell<Subscriber>,
     random: RefCell<fastrand::Rng>,
@@ -77,6 +82,7 @@ pub struct Setup {
     pub clock: Clock,
     pub subscriber: Subscriber,
     pub batches: BatchSender,
+    pub queues: Arc<Queues>,
     pub phase: watch::Receiver<Phase>,
 }
 
@@ -111,6 +117,7 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
                 }
             }
             Some(accepted) = accepted.recv() => welcome(&worker, accepted),
+            () = setup.queues.asked() => worker.make_room(),
             Ok(()) = setup.phase.changed() => match *setup.phase.borrow_and_update() {
                 Phase::Serving => {}
                 Phase::Draining => worker.drain(),
@@ -144,6 +151,7 @@ impl Worker {
             handshakes: Gate::default(),
             budgets: RefCell::default(),
             spare: Spare::default(),
+            queues: setup.queues.clone(),
             clock: setup.clock,
             subscriber: RefCell::new(setup.subscriber.clone()),
             random: RefCell::new(fastrand::Rng::new()), // seeded by the operating system, each worker apart
@@ -162,6 +170,7 @@ impl Worker {
             clock: Clock::start(),
             subscriber,
             batches: crate::link::batches().0,
+            queues: Arc::default(),
             phase: watch::channel(Phase::Serving).1,
         };
         Rc::new(Worker::new(0, &setup, Arc::default()))
@@ -189,6 +198,23 @@ impl Worker {
         random[..8].copy_from_slice(&high);
         random[8..].copy_from_slice(&low[..2]);
         request_id(unix_ms, random)
+    }
+
+    /// Keeps a connection whose exchange is over, unless somebody waits for its place.
+    pub fn keep(&self, channel: Channel) {
+        if channel.slot().wanted() {
+            drop(channel);
+            self.queues.made_room();
+        } else {
+            self.upstreams.give_back(channel, self.now());
+        }
+    }
+
+    /// Closes idle connections whose place somebody waits for.
+    fn make_room(&self) {
+        if self.upstreams.close_wanted() {
+            self.queues.made_room();
+        }
     }
 
     /// Since when; `None` while it serves.
@@ -231,6 +257,8 @@ impl Worker {
         if ended.0.is_multiple_of(REAP_TICKS) {
             self.upstreams.reap(now);
             self.budgets.borrow_mut().forget(ended);
+            let open = self.with_snapshot(open_endpoints);
+            self.upstreams.keep(|endpoint| open.contains(&endpoint));
         }
         batches.try_send(batch).err()
     }
@@ -260,6 +288,11 @@ impl Drop for Entered {
     fn drop(&mut self) {
         self.0.0.set(self.0.0.get().saturating_sub(1));
     }
+}
+
+fn open_endpoints(snapshot: &Snapshot) -> BTreeSet<EndpointId> {
+    let members = snapshot.services.iter().flat_map(|service| service.members());
+    members.filter(|member| member.wanted()).map(|member| member.endpoint.id).collect()
 }
 
 impl Load {

@@ -9,11 +9,14 @@
 mod support;
 
 mod access_log;
+mod balancing;
 mod bodies;
 mod clients;
+mod endpoints;
 mod faults;
 mod forwarding;
 mod framing;
+mod limits;
 mod memory;
 mod metrics;
 mod recording;

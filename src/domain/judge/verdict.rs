@@ -38,6 +38,8 @@ pub enum Trigger {
     Limit,
     /// No endpoint of the canary accepts a connection.
     Health,
+    /// Much of the canary is ejected, and stable is well.
+    Ejection,
 }
 
 impl std::fmt::Display for Trigger {
@@ -47,6 +49,7 @@ impl std::fmt::Display for Trigger {
             Trigger::Outage => "outage",
             Trigger::Limit => "limit",
             Trigger::Health => "health",
+            Trigger::Ejection => "ejection",
         })
     }
 }
