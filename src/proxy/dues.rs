@@ -433,6 +433,13 @@ mod tests {
             self.at_stable();
         }
 
+        fn fall_back_for_room(&mut self) {
+            self.dues.settle_attempt(Class::Ours);
+            self.dues.found_no_room();
+            self.dues.fall_back();
+            self.at_stable();
+        }
+
         fn answer(&mut self, class: Class) {
             self.dues.head(1_000);
             self.dues.answered(class);
@@ -463,6 +470,27 @@ mod tests {
         assert_eq!((canary(&batch).ended.failure, canary(&batch).hidden), (1, 0));
         let of_canary = &batch.attempts[&story.call.service.versions[CANARY].id];
         assert_eq!((of_canary.shielded, of_canary.exposed), (0, 1));
+    }
+
+    #[test]
+    fn a_canary_without_room_is_charged_where_stable_does_better_and_is_never_unreachable() {
+        for (class, charged) in [(Class::Success, Class::Failure), (Class::Failure, Class::Ours)] {
+            let mut story = Story::begin(Selected::Weight);
+            story.fall_back_for_room();
+            story.answer(class);
+            let arm = canary(&flushed(&story.call));
+            assert_eq!((arm.ended.get(charged), arm.ended.total(), arm.unreachable), (1, 1, 0));
+        }
+    }
+
+    #[test]
+    fn who_was_refused_before_there_was_no_room_is_unreachable() {
+        let mut story = Story::begin(Selected::Weight);
+        story.dues.fail();
+        story.fall_back_for_room();
+        story.dues.refused();
+        let arm = canary(&flushed(&story.call));
+        assert_eq!((arm.ended.failure, arm.unreachable), (1, 1));
     }
 
     #[test]
@@ -499,7 +527,7 @@ mod tests {
         /// Wherever the client leaves, and whatever the attempts come to.
         #[test]
         fn every_attempt_has_one_outcome_and_every_request_one_charge(
-            steps in prop::collection::vec((0u8..8, class()), 0..8),
+            steps in prop::collection::vec((0u8..9, class()), 0..8),
             forced in any::<bool>(),
         ) {
             let mut story = Story::begin(if forced { Selected::Forced } else { Selected::Weight });
@@ -517,6 +545,10 @@ mod tests {
                         story.dues.fail();
                         story.dues.fall_back();
                         story.at_stable();
+                        continue;
+                    }
+                    8 if at_chosen => {
+                        story.fall_back_for_room();
                         continue;
                     }
                     4 => story.dues.charge_first(),
@@ -543,7 +575,8 @@ mod tests {
             prop_assert_eq!((arm.routed, arm.ended.total()), if forced { (0, 0) } else { (1, 1) });
             prop_assert!(arm.hidden <= arm.ended.failure && shielded + exposed <= 1);
             prop_assert!(over || exposed == 0);
-            let active: u32 = call.service.versions.iter().map(|version| version.pool.members[0].endpoint.in_flight()).sum();
+            let endpoints = call.service.versions.iter().flat_map(|version| version.pool.endpoints());
+            let active: u32 = endpoints.map(|endpoint| endpoint.in_flight()).sum();
             prop_assert_eq!(active, 0);
         }
     }

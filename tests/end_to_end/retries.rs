@@ -165,7 +165,9 @@ struct Pair {
 fn pair(act: Act, upstream: &'static str, retries: &'static str) -> Pair {
     let (bad, good) = (Origin::start("bad"), Origin::start("good"));
     bad.always(act);
-    let penstock = Setup::of(&[&bad, &good]).upstream(upstream).more(retries).start();
+    // It is to be met again, and again.
+    let setup = Setup::of(&[&bad, &good]).service("ejection = false");
+    let penstock = setup.upstream(upstream).more(retries).start();
     Pair { bad, good, penstock }
 }
 
@@ -335,7 +337,8 @@ fn in_a_full_outage_the_budget_bounds_what_arrives() {
     let (one, other) = (Origin::start("v1"), Origin::start("v1"));
     one.always(Act::Status(503));
     other.always(Act::Status(503));
-    let penstock = Setup::of(&[&one, &other]).start();
+    // With one of two ejected there would be nobody else to ask.
+    let penstock = Setup::of(&[&one, &other]).service("ejection = false").start();
     let begun = Instant::now();
     let load = Load::start(penstock.address(), 8, Duration::from_millis(2));
     eventually("two thousand requests", || load.answered() > 2_000);

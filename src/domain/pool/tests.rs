@@ -350,7 +350,8 @@ proptest! {
         for (index, weight) in (0..).zip(&weights) {
             // Six standard deviations of a binomial share, for those that draw.
             let want = f64::from(*weight) / whole;
-            let slack = if balance == Balance::RoundRobin { 0.002 } else { 6.0 * (want * (1.0 - want) / 4_000.0).sqrt() + 1e-9 };
+            let by_chance = 6.0 * (want * (1.0 - want) / 4_000.0).sqrt() + 1e-9;
+            let slack = if balance == Balance::RoundRobin { 0.002 } else { by_chance };
             let got = shares[&index];
             prop_assert!((got - want).abs() <= slack, "{:?} {:?}: {} instead of {}", balance, weights, got, want);
         }
@@ -391,7 +392,7 @@ proptest! {
         let of = |pool: &Pool, key| pool.pick(&Ask { key: Some(key), ..ask(0) }).unwrap().endpoint().id;
         for key in keys {
             let (before, after) = (of(&all, key), of(&left, key));
-            prop_assert!(before == after || before == gone, "and read the other way: one that joins takes only its own");
+            prop_assert!(before == after || before == gone, "read the other way: one that joins takes only its own");
         }
     }
 
