@@ -203,7 +203,7 @@ fn version<'a>(key: At<'a, &'a str>, field: Field<'a>) -> DraftVersion<'a> {
         field.map(|field| endpoints(&field)).unwrap_or_default()
     });
     let (endpoints, weights) = endpoints.unwrap_or_default().into_iter().unzip();
-    DraftVersion { key, name, endpoints, weights, capacity }
+    DraftVersion { key, name, endpoints, capacity, weights }
 }
 
 fn endpoints<'a>(field: &Field<'a>) -> Vec<(At<'a, Endpoint>, u32)> {
