@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use penstock::domain::admission::Admission;
+use penstock::domain::balance::Balancing;
 use penstock::domain::error_pages::ErrorPages;
 use penstock::domain::judge::{Judge, LatencyLimit, Policy};
 use penstock::domain::names::{Exposure, ServiceName, VersionName};
@@ -90,13 +91,17 @@ fn definition(index: usize) -> Definition {
         timeouts: Timeouts::default(),
         retries: RetryPolicy::default(),
         admission: Admission::default(),
+        health_check: None,
+        balancing: Balancing::default(),
     }
 }
 
 fn drawing(c: &mut Criterion) {
     for services in [1, 1_000] {
         let mut state = State::of((0..services).map(definition));
-        for authority in (0..services).flat_map(|index| definition(index).versions).flat_map(|v| v.endpoints) {
+        for authority in
+            (0..services).flat_map(|index| definition(index).versions).flat_map(|v| v.endpoints).map(|e| e.authority)
+        {
             if let Ok(address) = authority.parse() {
                 state.resolve(&authority, vec![address]);
             }

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use penstock::domain::balance::Balancing;
 use penstock::domain::duration::{Kind, Timings};
 use penstock::domain::names::{EndpointId, Exposure, ServiceName, VersionId};
 use penstock::domain::outcome::Class;
-use penstock::domain::pool::{Endpoint, Pool};
+use penstock::domain::pool::{Ask, Endpoint, Member, Pool};
 use penstock::domain::route::{Facts, HostPattern, Route};
 use penstock::domain::router::Router;
 use penstock::domain::split::{Matcher, Pin, Role, Split, Weight};
@@ -66,7 +67,7 @@ fn pool(endpoints: u16) -> Pool {
         let address = SocketAddr::from(([127, 0, 0, 1], 9_000 + index));
         Arc::new(Endpoint::new(EndpointId(index.into()), address.to_string().into(), address))
     };
-    Pool { endpoints: (0..endpoints).map(endpoint).collect() }
+    Pool::new((0..endpoints).map(endpoint).map(Member::of), Balancing::default(), true)
 }
 
 fn headers() -> HeaderMap {
@@ -137,7 +138,9 @@ fn choosing(c: &mut Criterion) {
     c.bench_function("choose/sticky_known_client", |b| b.iter(|| own.choose(black_box(&known), random.u64(..))));
     for endpoints in [1, 10] {
         let pool = pool(endpoints);
-        c.bench_function(&format!("pick/of_{endpoints}"), |b| b.iter(|| pool.pick(black_box(&[]), random.u64(..))));
+        c.bench_function(&format!("pick/of_{endpoints}"), |b| {
+            b.iter(|| pool.pick(black_box(&Ask { draw: random.u64(..), ..Ask::default() })));
+        });
     }
 }
 
@@ -226,7 +229,7 @@ fn everything(c: &mut Criterion) {
         b.iter(|| {
             let service = router.route(black_box(&facts)).map(|rule| rule.service);
             let choice = split.choose(&facts, random.u64(..));
-            let attempt = pool.pick(&[], random.u64(..));
+            let attempt = pool.pick(&Ask { draw: random.u64(..), ..Ask::default() });
             counts.record(7, black_box(random.u64(200..20_000)));
             (service, choice, attempt)
         });

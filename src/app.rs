@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::SignalKind;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::listening::{Expiry, ListenError, socket_help};
@@ -39,8 +39,10 @@ use crate::control::command::Control;
 pub use crate::control::command::Force;
 use crate::control::engine::{Engine, Inlets, Tools};
 use crate::control::journal::Journal;
+use crate::control::prober::Prober;
 use crate::control::resolver::{keep_resolving, resolve};
 use crate::control::store::{Insist, Keeper, OpenError};
+use crate::domain::service::Definition;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::link::{self, Clock};
@@ -52,6 +54,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const LAST_LINES: Duration = Duration::from_secs(2);
 /// A file has reached the size that the system allows this process.
 const SIGXFSZ: i32 = 25;
+/// Health that has changed and may wait for the engine.
+const WAITING_CHECKS: usize = 256;
 /// Lookups that may wait for the engine.
 const WAITING_LOOKUPS: usize = 64;
 
@@ -149,13 +153,15 @@ pub fn start_with(mut settings: Settings, options: Options) -> Result<App, Start
     let admin_address = admin.local_addr()?;
 
     let clock = Clock::start();
-    let authorities = authorities(&settings);
     let Beginning { mut state, store, entries, unsaved, health } =
         boot(opened, settings.services.clone(), options.force)?;
-    look_up(&runtime, &authorities, &mut state);
-    let (publisher, subscriber) = link::snapshots(Snapshot::of(&state, &Snapshot::default()));
+    look_up(&runtime, &mut state);
+    let first = Snapshot::of(&state, &Snapshot::default());
+    first.close_endpoints(&Snapshot::default());
+    let (publisher, subscriber) = link::snapshots(first);
     let (batch_sender, batches) = link::batches();
     let (resolved_sender, resolved) = mpsc::channel(WAITING_LOOKUPS);
+    let (checked_sender, checked) = mpsc::channel(WAITING_CHECKS);
 
     let workers = settings.workers.unwrap_or_else(one_per_core);
     let (journal, view) = (Arc::new(Journal::of(entries)), Arc::new(ArcSwap::default()));
@@ -165,8 +171,8 @@ pub fn start_with(mut settings: Settings, options: Options) -> Result<App, Start
     if !unsaved.is_empty() {
         keeper.append(unsaved, Insist::Yes);
     }
-    let engine = Engine::new(state, Tools { publisher, keeper, journal, view, clock, workers }, health);
-    let engine = start_engine(engine, Inlets { batches, commands, resolved, stored })?;
+    let engine = Engine::new(state, Tools { publisher, keeper, journal, view: view.clone(), clock, workers }, health);
+    let engine = start_engine(engine, Inlets { batches, commands, resolved, checked, stored })?;
 
     let data_plane =
         proxy::Settings { workers, limits: limits(&settings), access_log: access_log.as_ref().map(proxy::Log::sink) };
@@ -177,20 +183,21 @@ pub fn start_with(mut settings: Settings, options: Options) -> Result<App, Start
     readiness.listening();
     readiness.published();
 
-    let (names, watched_names) = watch::channel(authorities);
-    runtime.spawn(keep_resolving(watched_names, resolved_sender));
+    runtime.spawn(keep_resolving(view, resolved_sender));
+    runtime.spawn(Prober::new(subscriber, clock, checked_sender, control.checks().clone()).run());
     let (linger, drain, poll) = (settings.linger, settings.drain, settings.poll);
     if let (Some(every), Some(source)) = (poll, &options.source) {
         runtime.spawn(reload::at_changes(control.clone(), source.file.clone(), every));
     }
+    let own = proxy.addresses().iter().copied().chain([admin_address]).collect();
     let reloader = Reloader {
         source: options.source,
         control: control.clone(),
         knobs: proxy.knobs(),
-        names,
         keyring,
         in_force: settings,
         expiry: expiry.clone(),
+        own,
     };
     runtime.spawn(reloader.run(reloads));
     let log = access_log.as_ref().map(proxy::Log::shared);
@@ -231,14 +238,16 @@ fn limits(settings: &Settings) -> Limits {
     Limits { request_head, client_idle, client_write, tls_handshake }
 }
 
-fn authorities(settings: &Settings) -> BTreeSet<Arc<str>> {
-    let versions = settings.services.iter().flat_map(|service| &service.versions);
-    versions.flat_map(|version| version.endpoints.iter().cloned()).collect()
+fn authorities<'a>(definitions: impl IntoIterator<Item = &'a Definition>) -> BTreeSet<Arc<str>> {
+    let versions = definitions.into_iter().flat_map(|service| &service.versions);
+    versions.flat_map(|version| version.endpoints.iter().map(|endpoint| endpoint.authority.clone())).collect()
 }
 
 /// Names that have no address yet do not keep the proxy from starting: their versions have no endpoint until they do.
-fn look_up(runtime: &Runtime, authorities: &BTreeSet<Arc<str>>, state: &mut State) {
-    for result in runtime.block_on(resolve(authorities)) {
+fn look_up(runtime: &Runtime, state: &mut State) {
+    let definitions = state.services().map(|service| &*service.definition);
+    let authorities = authorities(definitions);
+    for result in runtime.block_on(resolve(&authorities)) {
         match result {
             Ok(resolved) => state.resolve(&resolved.authority, resolved.addresses),
             Err(authority) => tracing::warn!(%authority, "an endpoint's name has no address; looking again in 30 s"),

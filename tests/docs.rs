@@ -144,7 +144,7 @@ fn the_example_of_compose_fits_the_image_and_its_configuration() {
     assert!(instructions("EXPOSE").contains(&port.to_string()) && compose.contains(&format!(":8080:{port}\"")));
     for version in settings.services.iter().flat_map(|service| &service.versions) {
         for endpoint in &version.endpoints {
-            let (host, _) = endpoint.split_once(':').expect("a port");
+            let (host, _) = endpoint.authority.split_once(':').expect("a port");
             assert!(compose.contains(&format!("\n  {host}:\n")), "{host}");
         }
     }

@@ -17,16 +17,20 @@ use tokio_util::sync::CancellationToken;
 use super::body::Body;
 use super::caller::Caller;
 use super::config;
+use super::endpoints;
 use super::events::{self, MOST_WATCHERS};
 use super::metrics::{self, Outside};
 use super::problem::{METHOD, NO_SUCH_PATH, NO_SUCH_SERVICE, NOT_READY, Problem, UNAVAILABLE};
 use super::ready::Readiness;
 use super::route;
-use super::wire::{Changed, Health, Pause, Promote, Resume, Service, Services, Split, SplitPatch, Store, Unseal};
-use crate::control::command::{Control, Done, Precondition, Run};
-use crate::control::view::ServiceView;
+use super::wire::{
+    Beside, Canary, Changed, Health, Pause, Promote, Resume, Service, Services, Split, SplitPatch, Store, Unseal,
+};
+use crate::control::command::{Control, Done, Precondition, Refused, Run};
+use crate::control::view::{ServiceView, VersionView};
 use crate::domain::admission::LONGEST_PAUSE;
 use crate::domain::names::{ServiceName, VersionName};
+use crate::domain::split::Role;
 use crate::domain::standing::Request;
 
 /// For the engine's answer, which comes within a tick unless something is very wrong.
@@ -59,6 +63,7 @@ impl Api {
             .route("/v1/services", get(services))
             .route("/v1/services/{target}", get(service).post(act))
             .route("/v1/services/{target}/split", get(split).patch(patch))
+            .merge(endpoints::routes())
             .route("/v1/config", get(config::show))
             .route("/v1/config:reload", post(config::reload))
             .route("/v1/config:validate", post(config::validate))
@@ -72,7 +77,7 @@ impl Api {
             .with_state(self)
     }
 
-    fn service(&self, name: &ServiceName) -> Result<Arc<ServiceView>, Problem> {
+    pub fn service(&self, name: &ServiceName) -> Result<Arc<ServiceView>, Problem> {
         self.control.view().services.get(name).cloned().ok_or_else(|| no_such_service(name.as_str()))
     }
 
@@ -80,23 +85,38 @@ impl Api {
         Ok(Split::of(&*self.service(name)?))
     }
 
-    /// Asks the engine, and notes who asked for what and what became of it.
+    /// Asks the engine for a change of the split.
     async fn ask(&self, name: &ServiceName, request: Request, caller: Caller) -> Result<Response, Problem> {
-        let Caller { actor, peer, precondition, overload, run } = caller;
-        let (who, reason) = (actor.name.clone(), actor.reason.clone().unwrap_or_default());
-        let what = words(&request);
-        let ask = self.control.ask(name.clone(), request, precondition, overload, run, actor);
+        let (what, run) = (words(&request), caller.run);
+        let ask = |Caller { actor, precondition, overload, run, .. }| {
+            self.control.ask(name.clone(), request, precondition, overload, run, actor)
+        };
+        let Done { changed, durable, .. } = self.answered(name, &what, caller, ask).await?;
+        self.changed(name, changed, durable, run)
+    }
+
+    /// Waits for the engine's answer, and notes who asked for what and what became of it.
+    pub async fn answered<A: Future<Output = Result<Done, Refused>>>(
+        &self,
+        name: &ServiceName,
+        what: &str,
+        caller: Caller,
+        ask: impl FnOnce(Caller) -> A,
+    ) -> Result<Done, Problem> {
+        let (who, peer, run) = (caller.actor.name.clone(), caller.peer, caller.run);
+        let reason = caller.actor.reason.clone().unwrap_or_default();
+        let ask = ask(caller);
         let Ok(answer) = timeout(ANSWER, ask).await else {
             tracing::error!(service = %name, what, actor = who, reason, %peer, "no answer from the engine");
             let detail = "the engine has not answered in time; the change may still be made";
             return Err(UNAVAILABLE.because(detail, "read the split before trying again"));
         };
         match answer {
-            Ok(done) if run == Run::Dry => self.changed(name, done.changed, false, run),
+            Ok(done) if run == Run::Dry => Ok(Done { durable: false, ..done }), // asked, not done
             Ok(done) => {
                 let Done { revision, changed, durable } = done;
                 tracing::info!(service = %name, what, actor = who, reason, %peer, revision, changed, durable, "carried out");
-                self.changed(name, changed, durable, run)
+                Ok(done)
             }
             Err(refused) => {
                 tracing::warn!(service = %name, what, actor = who, reason, %peer, %refused, "refused");
@@ -106,9 +126,15 @@ impl Api {
     }
 
     fn changed(&self, name: &ServiceName, changed: bool, kept: bool, run: Run) -> Result<Response, Problem> {
-        let split = self.split(name)?;
-        let durable = kept && self.control.view().store.is_some();
-        Ok(tagged(split.revision, Changed { changed, durable, dry_run: run == Run::Dry, split }))
+        let service = self.service(name)?;
+        let (split, warnings) = (Split::of(&service), closed(&service));
+        let (durable, dry_run) = (self.durable(kept), run == Run::Dry);
+        Ok(tagged(split.revision, Changed { changed, durable, dry_run, warnings, split }))
+    }
+
+    /// Whether it survives a restart, if the engine says that it was kept.
+    pub fn durable(&self, kept: bool) -> bool {
+        kept && self.control.view().store.is_some()
     }
 
     /// How long a pause lasts: as asked for, or as long as a request waits.
@@ -141,12 +167,13 @@ impl Api {
 
 async fn services(State(api): State<Api>) -> Json<Services> {
     let view = api.control.view();
-    let services = view.services.values().map(|service| Service::of(service, api.control.journal())).collect();
+    let beside = Beside::of(&api.control);
+    let services = view.services.values().map(|service| Service::of(service, &beside)).collect();
     Json(Services { services, store: view.store.as_ref().map(Store::of) })
 }
 
 async fn service(State(api): State<Api>, Target(name): Target) -> Result<Response, Problem> {
-    let service = Service::of(&*api.service(&checked(&name)?)?, api.control.journal());
+    let service = Service::of(&*api.service(&checked(&name)?)?, &Beside::of(&api.control));
     Ok(tagged(service.revision, service))
 }
 
@@ -177,6 +204,10 @@ async fn act(State(api): State<Api>, Target(target): Target, caller: Caller, bod
         }
         // Whatever else the request says: taking traffic away is never refused over form.
         "abort" => api.ask(&name, Request::Abort, caller.stating_its_target()).await,
+        "canary" => {
+            let Canary { version } = body.json("{\"version\":\"v2\"}")?;
+            api.ask(&name, Request::Canary(version), caller.stating_its_target()).await
+        }
         "unseal" => {
             let Unseal { version } = body.json_if_any("{\"version\":\"v2\"}")?;
             match api.to_unseal(&name, version)? {
@@ -194,7 +225,7 @@ async fn act(State(api): State<Api>, Target(target): Target, caller: Caller, bod
             api.ask(&name, Request::Resume, caller.stating_its_target()).await
         }
         _ => {
-            let help = "use `promote`, `abort`, `unseal`, `pause` or `resume`";
+            let help = "use `promote`, `abort`, `unseal`, `canary`, `pause` or `resume`";
             Err(NO_SUCH_PATH.because(format!("there is no verb `{verb}`"), help))
         }
     }
@@ -211,6 +242,19 @@ impl Caller {
     }
 }
 
+/// A weight that has no effect yet.
+fn closed(service: &ServiceView) -> Vec<String> {
+    let canary = service.versions.iter().filter(|version| version.role == Some(Role::Canary));
+    let waits = canary.filter(|version| !version.open && version.seal.is_none() && !service.weight.is_zero());
+    let why = |version: &VersionView| {
+        format!(
+            "{} gets nothing for now, whatever its weight: none of its endpoints is ready and has passed its health check",
+            version.name
+        )
+    };
+    waits.map(why).collect()
+}
+
 /// For the log.
 fn words(request: &Request) -> String {
     match request {
@@ -220,6 +264,7 @@ fn words(request: &Request) -> String {
         Request::Unseal(version) => format!("unseal {version}"),
         Request::Pause(time) => format!("pause for {time:?}"),
         Request::Resume => "resume".to_owned(),
+        Request::Canary(version) => format!("canary {version}"),
     }
 }
 
@@ -236,7 +281,7 @@ async fn ready(State(api): State<Api>) -> Result<Json<Health>, Problem> {
 }
 
 async fn no_such_path(uri: Uri) -> Problem {
-    let help = "the paths are /v1/services, /v1/services/{service}, /v1/services/{service}/split, /v1/route, /v1/events, /metrics, /health and /ready";
+    let help = "the paths are /v1/services, /v1/services/{service}, /v1/services/{service}/split, /v1/services/{service}/versions[/{version}[/endpoints[/{endpoint}]]], /v1/route, /v1/events, /metrics, /health and /ready";
     NO_SUCH_PATH.because(format!("there is nothing at `{}`", uri.path()), help)
 }
 
@@ -258,7 +303,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     }
 }
 
-fn checked(name: &str) -> Result<ServiceName, Problem> {
+pub fn checked(name: &str) -> Result<ServiceName, Problem> {
     ServiceName::new(name).map_err(|_| no_such_service(name))
 }
 
@@ -267,7 +312,7 @@ fn no_such_service(name: &str) -> Problem {
 }
 
 /// With the strong `ETag` that `If-Match` is compared with.
-fn tagged(revision: u64, body: impl serde::Serialize) -> Response {
+pub fn tagged(revision: u64, body: impl serde::Serialize) -> Response {
     let tag = HeaderValue::from_str(&format!("\"{revision}\"")).expect("digits and quotes fit a header");
     ([(header::ETAG, tag)], Json(body)).into_response()
 }

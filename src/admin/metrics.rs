@@ -23,7 +23,8 @@ use crate::control::decisions::Decisions;
 use crate::control::reload::ConfigView;
 use crate::control::view::{ServiceView, VersionView, View};
 use crate::domain::duration::{BOUNDS_MICROS, Durations, Kind, Kinds};
-use crate::domain::names::ServiceName;
+use crate::domain::health::{SHOWN, shown};
+use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::outcome::Class;
 use crate::domain::retry::Reason;
 use crate::domain::split::Role;
@@ -64,6 +65,7 @@ pub async fn scrape(State(api): State<Api>) -> Response {
         active: (api.outside.active)(),
         log_dropped: (api.outside.log_dropped)(),
         certificates: (api.outside.certificates)(),
+        checks: api.control.checks().durations(),
     };
     ([(header::CONTENT_TYPE, OPEN_METRICS)], exposition(picture)).into_response()
 }
@@ -84,6 +86,8 @@ struct Picture {
     active: u64,
     log_dropped: u64,
     certificates: Vec<(String, i64)>,
+    /// How long health checks took, in microseconds.
+    checks: BTreeMap<(ServiceName, VersionName), Latencies>,
 }
 
 impl Collector for Picture {
@@ -97,7 +101,12 @@ impl Collector for Picture {
         self.admission(&mut to)?;
         self.request_durations(&mut to)?;
         self.attempt_durations(&mut to)?;
-        self.endpoints(&mut to)
+        self.endpoints(&mut to)?;
+        self.connections(&mut to)?;
+        self.ejections(&mut to)?;
+        self.room(&mut to)?;
+        self.endpoint_states(&mut to)?;
+        self.health_checks(&mut to)
     }
 }
 
@@ -299,6 +308,87 @@ impl Picture {
                 labels.extend([("server_address", host), ("server_port", port)]);
                 timed(&mut durations, &labels, &endpoint.attempts)?;
             }
+        }
+        Ok(())
+    }
+
+    fn connections(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut connections = gauge(to, "penstock_upstream_connections", "Connections to endpoints, of all workers")?;
+        for (service, version) in self.versions() {
+            for endpoint in &version.endpoints {
+                let active = endpoint.in_flight().min(endpoint.connections());
+                for (state, count) in [("active", active), ("idle", endpoint.connections() - active)] {
+                    let [of, name] = labels(service, version);
+                    let labels = [of, name, ("endpoint", endpoint.authority.as_ref()), ("state", state)];
+                    connections.encode_family(&labels)?.encode_gauge(&count)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ejections(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Times that an endpoint was left out for a while, having failed too often in a row";
+        let mut ejections = counter(to, "penstock_endpoint_ejections", help)?;
+        for (service, version) in self.versions() {
+            for endpoint in &version.endpoints {
+                let [of, name] = labels(service, version);
+                let labels = [of, name, ("endpoint", endpoint.authority.as_ref())];
+                count(&mut ejections.encode_family(&labels)?, endpoint.ejections())?;
+            }
+        }
+        let help = "1: the endpoint is ejected";
+        let mut ejected = gauge(to, "penstock_endpoint_ejected", help)?;
+        for (service, version) in self.versions() {
+            for endpoint in &version.endpoints {
+                let [of, name] = labels(service, version);
+                let labels = [of, name, ("endpoint", endpoint.authority.as_ref())];
+                let is = u64::from(endpoint.ejected_until(service.drawn.moment).is_some());
+                ejected.encode_family(&labels)?.encode_gauge(&is)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn room(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Requests that wait for room within the service's limits";
+        let mut waiting = gauge(to, "penstock_requests_waiting", help)?;
+        for (service, version) in self.versions() {
+            waiting.encode_family(&labels(service, version))?.encode_gauge(&u64::from(version.shared.waiting()))?;
+        }
+        let help = "Requests that found no room in time within the service's limits";
+        let mut refused = counter(to, "penstock_limit_refusals", help)?;
+        for (service, version) in self.versions() {
+            count(&mut refused.encode_family(&labels(service, version))?, version.shared.refusals())?;
+        }
+        Ok(())
+    }
+
+    fn endpoint_states(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "1: the endpoint is in this state, of which what a person wants stands before what checks say";
+        let mut states = gauge(to, "penstock_endpoint_state", help)?;
+        for (service, version) in self.versions() {
+            for endpoint in &version.endpoints {
+                let now = shown(endpoint.administrative, endpoint.operational());
+                for state in SHOWN {
+                    let [of, name] = labels(service, version);
+                    let labels = [of, name, ("endpoint", endpoint.authority.as_ref()), ("state", state)];
+                    states.encode_family(&labels)?.encode_gauge(&u64::from(state == now))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn health_checks(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = ("penstock_health_check_duration_seconds", "How long health checks took");
+        let mut durations = to.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        let bounds = BOUNDS_MICROS.map(seconds);
+        for ((service, version), took) in &self.checks {
+            let (sum, buckets) = bucketed(took, &bounds);
+            let labels = [("service", service.as_str()), ("version", version.as_str())];
+            let mut family = durations.encode_family(&labels)?;
+            family.encode_histogram::<NoLabelSet>(sum, took.len(), &buckets, None)?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! server     one loopback listener: connections, limits, graceful end
 //!   guard    who may talk to it at all: Host, Origin, media type, deadline
 //!     api    /v1/services …: what is, and the changes that persons ask for
+//!     endpoints  /v1/services/{service}/versions and below: what there is, what is wanted of it
 //!     config /v1/config: the file, and reading it again
 //!     events /v1/events: the journal as it grows
 //!     metrics  /metrics: the view, drawn at scrape
@@ -22,6 +23,7 @@ mod api;
 mod body;
 mod caller;
 mod config;
+mod endpoints;
 mod events;
 mod guard;
 mod metrics;

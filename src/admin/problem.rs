@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::capacity::Overloaded;
 use crate::control::command::Refused;
+use crate::domain::amendments;
 use crate::domain::standing::Refusal;
 
 /// The body of an error.
@@ -107,11 +108,38 @@ impl From<Refused> for Problem {
                 detail,
                 format!("add endpoints, or choose {fits} at most; `?force=true` (`--force`) does it all the same"),
             ),
+            Refused::Conflict(Refusal::Exposed(..)) => {
+                IN_USE.because(detail, "set its weight to 0% or abort it first; then name the other one")
+            }
+            Refused::Conflict(Refusal::IsStable(_)) => IN_USE.because(detail, "name another version"),
+            Refused::Closed(_) => {
+                CLOSED.because(detail, "see its endpoints with `GET /v1/services/{service}/versions`")
+            }
+            Refused::Amendment(refusal) => amendment(&refusal, detail),
             Refused::InUse(_) => IN_USE.because(detail, "list the version again, or reload with `force_drain`"),
             Refused::NotKept(_) => NOT_KEPT
                 .because(detail, "mend the store (space, permissions); nothing has changed; lowering works as ever"),
             Refused::Unavailable => UNAVAILABLE.because(detail, "try again in a moment"),
         }
+    }
+}
+
+/// What a request about versions and endpoints runs into.
+fn amendment(refusal: &amendments::Refusal, detail: String) -> Problem {
+    use amendments::Refusal as R;
+    match refusal {
+        R::NoVersion(_) => NO_SUCH_VERSION.because(detail, "`GET /v1/services/{service}/versions` lists them"),
+        R::NoEndpoint(version, _) => {
+            let help = format!("`GET /v1/services/{{service}}/versions/{version}/endpoints` lists them");
+            NO_SUCH_ENDPOINT.because(detail, help)
+        }
+        R::LastOfStable(..) => {
+            LAST.because(detail, "make another one ready first; `?force=true` takes it all the same, and requests fail")
+        }
+        R::InUse(..) => IN_USE.because(detail, "move its traffic to another version first, or abort it"),
+        R::Exists(_) => EXISTS.because(detail, "add and remove its endpoints one by one"),
+        R::Listed(..) => EXISTS.because(detail, "name it as it is listed"),
+        R::TooMany { .. } => Problem::field("", detail, "remove some that are no longer in use"),
     }
 }
 
@@ -123,6 +151,11 @@ pub const BAD_HEADER: Kind = Kind::new("/problems/bad-header", "A header field i
 pub const FOREIGN: Kind = Kind::new("/problems/foreign-origin", "Sent by a foreign web page", S::FORBIDDEN);
 pub const NO_SUCH_PATH: Kind = Kind::new("/problems/no-such-path", "No such path", S::NOT_FOUND);
 pub const NO_SUCH_SERVICE: Kind = Kind::new("/problems/no-such-service", "No such service", S::NOT_FOUND);
+pub const NO_SUCH_VERSION: Kind = Kind::new("/problems/no-such-version", "No such version", S::NOT_FOUND);
+pub const NO_SUCH_ENDPOINT: Kind = Kind::new("/problems/no-such-endpoint", "No such endpoint", S::NOT_FOUND);
+pub const CLOSED: Kind = Kind::new("/problems/version-closed", "No endpoint of it may serve", S::CONFLICT);
+pub const LAST: Kind = Kind::new("/problems/last-endpoint", "Stable's last endpoint that serves", S::CONFLICT);
+pub const EXISTS: Kind = Kind::new("/problems/exists", "It is there already", S::CONFLICT);
 pub const METHOD: Kind = Kind::new("/problems/method-not-allowed", "Method not allowed", S::METHOD_NOT_ALLOWED);
 pub const TOO_SLOW: Kind = Kind::new("/problems/timeout", "The request took too long", S::REQUEST_TIMEOUT);
 pub const NO_CANARY: Kind = Kind::new("/problems/no-canary", "There is no canary", S::CONFLICT);

@@ -96,7 +96,8 @@ fn candidates(service: &Service, facts: &Facts<'_>) -> Vec<Candidate> {
 fn candidate(service: &Service, at: usize, share: Weight, selected: Selected, pin: Option<String>) -> Candidate {
     let Version { name, pool, .. } = &service.versions[at];
     let role = service.split.role(at);
-    let endpoints = pool.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+    let wanted = pool.members.iter().filter(|member| member.wanted());
+    let endpoints = wanted.map(|member| member.endpoint.address.to_string()).collect();
     Candidate { version: name.clone(), role, share, selected: selected.as_str().to_owned(), pin, endpoints }
 }
 

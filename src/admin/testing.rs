@@ -10,10 +10,12 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::{Outside, bind, serve};
-use crate::control::command::{Command, Commands, Control, Done, Refused, Run, admit};
+use crate::control::command::{Command, Commands, Control, Done, Refused, Run, admit, amend};
 use crate::control::journal::{Actor, Entry, Journal};
-use crate::control::view::{EndpointView, ServiceView, VersionView, View};
+use crate::control::view::{Drawn, EndpointView, ServiceView, VersionView, View};
 use crate::domain::admission::{Admission, Held};
+use crate::domain::amendments::Source;
+use crate::domain::balance::Balancing;
 use crate::domain::duration::{Durations, Kind, Kinds};
 use crate::domain::error_pages::ErrorPages;
 use crate::domain::judge::{Conviction, Policy, Reading, Trigger};
@@ -23,7 +25,7 @@ use crate::domain::outcome::Class;
 use crate::domain::pool::Endpoint;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::route::{HostPattern, Route};
-use crate::domain::service::{Definition, Timeouts, VersionDefinition};
+use crate::domain::service::{Definition, EndpointDefinition, Timeouts, VersionDefinition};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::split::{Role, Weight};
 use crate::domain::standing::{Change, Input};
@@ -66,6 +68,8 @@ pub fn shop() -> Definition {
         timeouts: Timeouts::default(),
         retries: RetryPolicy::default(),
         admission: Admission::default(),
+        health_check: None,
+        balancing: Balancing::default(),
     }
 }
 
@@ -112,7 +116,7 @@ impl Engine {
         let (control, commands, _no_file) = Control::new(view.clone(), journal.clone());
         let mut state = State::of(definitions);
         let versions: Vec<_> = state.services().flat_map(|service| service.definition.versions.clone()).collect();
-        for authority in versions.iter().flat_map(|version| &version.endpoints) {
+        for EndpointDefinition { authority, .. } in versions.iter().flat_map(|version| &version.endpoints) {
             state.resolve(authority, vec![authority.parse().unwrap()]);
         }
         let inside = Inside {
@@ -136,13 +140,21 @@ impl Engine {
     }
 
     fn carry_out(&self, command: Command) -> (oneshot::Sender<Result<Done, Refused>>, Result<Done, Refused>) {
-        let Command::Change { service, request, precondition, actor, reply, overload: _, run } = command else {
-            unimplemented!("files are read again by the real engine only")
+        let (service, actor, reply, run, admitted) = match command {
+            Command::Change { service, request, precondition, actor, reply, overload: _, run } => {
+                let admitted = self.admitted(&service, |state| admit(state, NOW, request, precondition));
+                (service, actor, reply, run, admitted)
+            }
+            Command::Amend { service, request, precondition, actor, reply, run, .. } => {
+                let admitted = self.admitted(&service, |state| amend(state, |_, _| true, request, precondition));
+                (service, actor, reply, run, admitted)
+            }
+            Command::Declare { .. } => unimplemented!("files are read again by the real engine only"),
         };
         let mut inside = self.inside();
-        let answer = match inside.state.service(&service) {
-            None => Err(Refused::NoService(service)),
-            Some(state) => admit(state, NOW, request, precondition).map(|changes| {
+        let answer = match admitted {
+            Err(refused) => Err(refused),
+            Ok(changes) => Ok({
                 let changed = !changes.is_empty();
                 if run == Run::Real {
                     self.commit(&mut inside, &service, changes, &actor);
@@ -151,6 +163,15 @@ impl Engine {
             }),
         };
         (reply, answer)
+    }
+
+    fn admitted(
+        &self,
+        service: &ServiceName,
+        admit: impl FnOnce(&ServiceState) -> Result<Vec<Change>, Refused>,
+    ) -> Result<Vec<Change>, Refused> {
+        let inside = self.inside();
+        inside.state.service(service).map_or_else(|| Err(Refused::NoService(service.clone())), admit)
     }
 
     /// What the judge says, acted on.
@@ -234,6 +255,7 @@ impl Inside {
             turned: self.turned,
             would_roll_back: standing.would_roll_back.as_ref().map(|conviction| conviction.because.clone()),
             versions: definition.versions.iter().map(|version| self.version(service, version)).collect(),
+            drawn: Drawn::default(),
         }
     }
 
@@ -250,20 +272,32 @@ impl Inside {
             name: version.name.clone(),
             role,
             seal: standing.seal(&version.name).cloned(),
-            endpoints: version.endpoints.iter().map(endpoint).collect(),
+            source: Source::File,
+            open: true,
+            endpoints: version.endpoints.iter().map(|listed| endpoint(service, &version.name, listed)).collect(),
+            without: standing.amendments.without(&version.name).cloned().collect(),
             recent: tally.clone(),
             all: tally,
             forced: 0,
             sticky: 0,
             requests: self.requests.get(&version.name).cloned().unwrap_or_default(),
+            shared: Arc::default(),
         }
     }
 }
 
-fn endpoint(authority: &Arc<str>) -> EndpointView {
+fn endpoint(service: &ServiceState, version: &VersionName, listed: &EndpointDefinition) -> EndpointView {
+    let EndpointDefinition { authority, weight } = listed;
     let address = authority.parse().unwrap();
     let resolved = vec![Arc::new(Endpoint::new(EndpointId(1), authority.clone(), address))];
-    EndpointView { authority: authority.clone(), resolved, attempts: Durations::default() }
+    EndpointView {
+        authority: authority.clone(),
+        weight: *weight,
+        source: Source::File,
+        administrative: service.standing.amendments.state(version, authority),
+        resolved,
+        attempts: Durations::default(),
+    }
 }
 
 /// The whole admin side of a proxy on a thread of its own, for clients that block. Ends with the process.

@@ -18,7 +18,10 @@ use super::caller::Peer;
 use super::guard::Hosts;
 use super::server::{BindError, bind, router, serve};
 use super::testing::{Engine, conviction, percent, shop, version};
-use super::wire::{Changed, Problem, Service, Services, Split};
+use super::wire::{
+    Administrative, Changed, EndpointChanged, Endpoints, Problem, Service, Services, Split, Version, VersionChanged,
+    Versions,
+};
 use super::{Outside, Readiness};
 use crate::control::command::Control;
 use crate::domain::judge::{Hold, Mode, Verdict};
@@ -314,7 +317,7 @@ async fn promoting_makes_the_canary_stable_and_honours_if_match() {
 #[tokio::test]
 async fn what_is_not_there_is_a_problem_too() {
     let world = world();
-    for path in ["/", "/v1", "/v2/services", "/v1/services/", "/v1/services/shop/versions"] {
+    for path in ["/", "/v1", "/v2/services", "/v1/services/", "/v1/services/shop/verdicts"] {
         assert_eq!(world.get(path).await.problem(), is(404, "no-such-path"), "{path}");
     }
     for path in ["/v1/services/cart", "/v1/services/cart/split", "/v1/services/a%20b", "/v1/services/shop:abort"] {
@@ -584,6 +587,11 @@ async fn the_metrics_are_open_metrics() {
         "http_server_request_duration_seconds_bucket{le=\"10.0\",penstock_service=\"shop\",penstock_version=\"v1\",penstock_role=\"stable\",http_request_method=\"GET\",url_scheme=\"http\",http_response_status_code=\"200\",network_protocol_version=\"1.1\"} 0",
         "http_server_request_duration_seconds_sum{penstock_service=\"shop\",penstock_version=\"v1\",penstock_role=\"stable\",http_request_method=\"GET\",url_scheme=\"http\",http_response_status_code=\"200\",network_protocol_version=\"1.1\"} 20.0005",
         "http_client_request_duration_seconds_count{penstock_service=\"shop\",penstock_version=\"v1\",penstock_role=\"stable\",server_address=\"127.0.0.1\",server_port=\"9001\"} 0",
+        "penstock_endpoint_ejections_total{service=\"shop\",version=\"v1\",endpoint=\"127.0.0.1:9001\"} 0",
+        "penstock_endpoint_ejected{service=\"shop\",version=\"v1\",endpoint=\"127.0.0.1:9001\"} 0",
+        "penstock_upstream_connections{service=\"shop\",version=\"v1\",endpoint=\"127.0.0.1:9001\",state=\"idle\"} 0",
+        "penstock_requests_waiting{service=\"shop\",version=\"v2\"} 0",
+        "penstock_limit_refusals_total{service=\"shop\",version=\"v2\"} 0",
     ] {
         assert!(text.lines().any(|seen| seen == line), "{line}\n\n{text}");
     }
@@ -614,4 +622,86 @@ fn other_machines_are_kept_out() {
         assert!(matches!(bind(address.parse().unwrap()), Err(BindError::NotLoopback(_))), "{address}");
     }
     assert!(bind("127.0.0.1:0".parse().unwrap()).is_ok());
+}
+
+const V1: &str = "/v1/services/shop/versions/v1/endpoints/127.0.0.1:9001";
+const V2: &str = "/v1/services/shop/versions/v2/endpoints/127.0.0.1:9002";
+
+#[tokio::test]
+async fn taking_an_endpoint_away_needs_no_revision_and_giving_it_back_does() {
+    let world = world();
+    let set =
+        |state: &str, fields: &[(&str, &str)]| request("PATCH", V2, fields, &format!("{{\"state\":\"{state}\"}}"));
+    let drained: EndpointChanged = world.send(set("draining", &[("if-match", "\"77\"")])).await.json();
+    assert_eq!((drained.changed, drained.revision, drained.endpoint.unwrap().state.as_str()), (true, 1, "draining"));
+    assert!(!world.send(set("draining", &[])).await.json::<EndpointChanged>().changed);
+    assert_eq!(world.send(set("ready", &[])).await.problem(), is(428, "precondition-required"));
+    assert_eq!(world.send(set("ready", &[("if-match", "\"0\"")])).await.problem(), is(412, "precondition-failed"));
+    let ready = world.send(set("ready", &[("if-match", "\"1\"")])).await;
+    assert_eq!(ready.headers["etag"], "\"2\"");
+    assert_eq!(ready.json::<EndpointChanged>().endpoint.unwrap().state, "healthy");
+    assert_eq!(world.send(request("DELETE", V2, &[], "")).await.status, 200);
+    assert_eq!(world.get(V2).await.problem(), is(404, "no-such-endpoint"));
+    let again: EndpointChanged = world.send(request("DELETE", V2, &[], "")).await.json();
+    assert!(!again.changed && again.endpoint.is_none());
+}
+
+#[tokio::test]
+async fn the_last_endpoint_of_stable_goes_by_force_only() {
+    let world = world();
+    let body = "{\"state\":\"maintenance\"}";
+    assert_eq!(world.send(request("PATCH", V1, &[], body)).await.problem(), is(409, "last-endpoint"));
+    assert_eq!(world.send(request("DELETE", V1, &[], "")).await.problem(), is(409, "last-endpoint"));
+    let odd = world.send(request("PATCH", &format!("{V1}?froce=true"), &[], body)).await;
+    assert_eq!(odd.problem(), is(400, "bad-path"));
+    let forced: EndpointChanged = world.send(request("PATCH", &format!("{V1}?force=true"), &[], body)).await.json();
+    assert_eq!(forced.endpoint.unwrap().administrative, Administrative::Maintenance);
+}
+
+#[tokio::test]
+async fn versions_and_endpoints_are_listed_added_and_removed() {
+    let world = world();
+    let any = [("if-match", "*")];
+    let put = |path: &str, body: &str| request("PUT", &format!("/v1/services/shop/versions/{path}"), &any, body);
+    let body = "{\"endpoints\":[\"127.0.0.1:9004\",{\"address\":\"127.0.0.1:9005\",\"weight\":3}]}";
+    let added: VersionChanged = world.send(put("v4", body)).await.json();
+    let weights = |version: &Version| version.endpoints.iter().map(|endpoint| endpoint.weight).collect::<Vec<_>>();
+    assert_eq!(weights(&added.version.unwrap()), [1, 3]);
+    assert_eq!(world.send(put("v4", "{\"endpoints\":[]}")).await.problem(), is(409, "exists"));
+    let put_endpoint = put("v4/endpoints/127.0.0.1:9006", "{\"weight\":7}");
+    assert!(world.send(put_endpoint).await.json::<EndpointChanged>().changed);
+    let versions: Versions = world.get("/v1/services/shop/versions").await.json();
+    assert_eq!(weights(versions.versions.last().unwrap()), [1, 3, 7]);
+    let endpoints: Endpoints = world.get("/v1/services/shop/versions/v4/endpoints").await.json();
+    assert_eq!((endpoints.endpoints.len(), endpoints.revision), (3, 2));
+    for (path, body, pointer) in [
+        ("v5", "{\"endpoints\":[\"127.0.0.1:1\",\"http://x/\"]}", "/endpoints/1"),
+        ("v5", "{\"endpoints\":[\"127.0.0.1:1\",\"127.0.0.1:1\"]}", "/endpoints/1"),
+        ("stable", "{\"endpoints\":[]}", ""),
+        ("v4/endpoints/127.0.0.1:9007", "{\"weight\":0}", "/weight"),
+        ("v4/endpoints/0.0.0.0:9007", "", ""),
+        ("v4/endpoints/nowhere.invalid:80", "", ""),
+    ] {
+        let refused = world.send(put(path, body)).await;
+        assert_eq!(refused.problem(), is(422, "invalid-field"), "{path} {body}");
+        assert_eq!(refused.pointers(), [pointer], "{path} {body}");
+    }
+    let remove = |version: &str| request("DELETE", &format!("/v1/services/shop/versions/{version}"), &[], "");
+    assert_eq!(world.send(remove("v1")).await.problem(), is(409, "version-in-use"));
+    assert_eq!(world.send(remove("v2")).await.problem(), is(409, "version-in-use"));
+    assert!(world.send(remove("v4")).await.json::<VersionChanged>().version.is_none());
+    assert_eq!(world.get("/v1/services/shop/versions/v4").await.problem(), is(404, "no-such-version"));
+}
+
+#[tokio::test]
+async fn another_canary_is_named_at_weight_zero_only() {
+    let world = world();
+    let name = |version: &str| format!("{{\"version\":\"{version}\"}}");
+    let exposed = world.post("/v1/services/shop:canary", &name("v3")).await;
+    assert_eq!(exposed.problem(), is(409, "version-in-use"));
+    world.patch("{\"weight\":\"0%\"}", &[]).await;
+    let changed: Changed = world.post("/v1/services/shop:canary", &name("v3")).await.json();
+    assert_eq!(changed.split.canary, Some(version("v3")));
+    assert_eq!(world.post("/v1/services/shop:canary", &name("v1")).await.problem(), is(409, "version-in-use"));
+    assert_eq!(world.post("/v1/services/shop:canary", &name("v9")).await.problem(), is(422, "invalid-field"));
 }

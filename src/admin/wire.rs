@@ -7,9 +7,15 @@ use serde::{Deserialize, Serialize};
 
 pub use super::caller::{ACTOR, REASON};
 pub use super::problem::{FieldError, Problem};
+use crate::control::checks::{Checks, LastCheck};
+use crate::control::command::Control;
 use crate::control::journal::Journal;
 pub use crate::control::journal::{Actor, Entry, Incident};
-use crate::control::view::{EndpointView, ServiceView, StoreView, VersionView};
+use crate::control::view::{Drawn, EndpointView, ServiceView, StoreView, VersionView};
+pub use crate::domain::amendments::Source;
+pub use crate::domain::authority::Authority;
+use crate::domain::health::shown;
+pub use crate::domain::health::{Administrative, Operational};
 pub use crate::domain::judge::{Conviction, Hold, Mode, Reading};
 pub use crate::domain::names::{ServiceName, VersionName};
 pub use crate::domain::outcome::Classes;
@@ -101,7 +107,15 @@ pub struct Version {
     pub weight: Weight,
     /// What it really got over the last minute, 0 to 1; null when unknown.
     pub share: Option<f64>,
+    /// Who listed it: the file, or a person at run time.
+    pub origin: Source,
+    /// Whether some endpoint of it is wanted and has proven itself; else it is given nothing, whatever its weight.
+    pub open: bool,
     pub endpoints: Vec<Endpoint>,
+    /// Endpoints of the file that a person removed.
+    pub without: Vec<String>,
+    /// Requests that wait for room within the service's limits.
+    pub waiting: u32,
     pub counts: Counts,
     /// Failures among what says something about the version, over the last minute, 0 to 1; null when nothing does.
     pub error_rate: Option<f64>,
@@ -128,6 +142,118 @@ pub struct Endpoint {
     pub addresses: Vec<String>,
     /// Attempts under way.
     pub in_flight: u64,
+    /// Connections over all workers, idle ones included.
+    pub connections: u64,
+    /// It failed too often in a row, and gets no requests until then; null: it is not ejected.
+    pub ejected_until: Option<Timestamp>,
+    /// Its share of the version's requests, relative to the others'.
+    pub weight: u32,
+    /// Who listed it: the file, or a person at run time.
+    pub origin: Source,
+    /// `deploying`, `healthy`, `unhealthy`, `draining` or `maintenance`: what a person wants stands before what checks
+    /// say.
+    pub state: String,
+    /// What a person wants.
+    pub administrative: Administrative,
+    /// What checks say; of several addresses, of the best.
+    pub operational: Operational,
+    /// Nothing is under way there, and nothing will be until it is made ready.
+    pub drained: bool,
+    /// The last check of each address; none where nobody asks, or nobody has asked yet.
+    pub checks: Vec<Check>,
+}
+
+/// The last check of one address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub address: String,
+    pub operational: Operational,
+    /// When that last changed.
+    pub since: Timestamp,
+    pub passed: bool,
+    /// `status 503`, `connection refused` and the like.
+    pub result: String,
+    pub at: Timestamp,
+}
+
+/// `GET /v1/services/{service}/versions`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Versions {
+    pub service: ServiceName,
+    pub revision: u64,
+    pub versions: Vec<Version>,
+}
+
+/// `GET /v1/services/{service}/versions/{version}/endpoints`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    pub service: ServiceName,
+    pub version: VersionName,
+    pub revision: u64,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// `PATCH /v1/services/{service}/versions/{version}/endpoints/{endpoint}`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointPatch {
+    pub state: Administrative,
+}
+
+/// `PUT /v1/services/{service}/versions/{version}/endpoints/{endpoint}`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointPut {
+    /// 1 to 1000; 1 when it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+/// `PUT /v1/services/{service}/versions/{version}`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VersionPut {
+    pub endpoints: Vec<ListedEndpoint>,
+}
+
+/// As in the file: an address, or one with its weight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ListedEndpoint {
+    Address(Authority),
+    Weighed { address: Authority, weight: u32 },
+}
+
+/// The answer to a change of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointChanged {
+    /// False: everything already was as asked for.
+    pub changed: bool,
+    /// False: a crash would forget it; the store has not kept it yet, or there is none.
+    pub durable: bool,
+    pub service: ServiceName,
+    pub version: VersionName,
+    pub revision: u64,
+    /// As it is now; null: it is gone.
+    pub endpoint: Option<Endpoint>,
+}
+
+/// The answer to a change of a version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VersionChanged {
+    pub changed: bool,
+    pub durable: bool,
+    pub service: ServiceName,
+    pub revision: u64,
+    /// As it is now; null: it is gone.
+    pub version: Option<Version>,
+}
+
+/// `POST /v1/services/{service}:canary`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Canary {
+    pub version: VersionName,
 }
 
 /// Attempts by class.
@@ -181,6 +307,9 @@ pub struct Changed {
     /// True: it was only asked what would become of it; the split is as it was.
     #[serde(default)]
     pub dry_run: bool,
+    /// What keeps it from having an effect for now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     #[serde(flatten)]
     pub split: Split,
 }
@@ -342,10 +471,25 @@ pub struct Health {
     pub status: String,
 }
 
-impl Service {
-    /// The journal knows who sealed a version and why, which the view does not.
+/// What a view does not know: who sealed a version and why, what was last heard of endpoints, and which snapshot all
+/// workers have.
+#[derive(Debug, Clone, Copy)]
+pub struct Beside<'a> {
+    journal: &'a Journal,
+    checks: &'a Checks,
+    applied: u64,
+}
+
+impl Beside<'_> {
     #[must_use]
-    pub fn of(view: &ServiceView, journal: &Journal) -> Service {
+    pub fn of(control: &Control) -> Beside<'_> {
+        Beside { journal: control.journal(), checks: control.checks(), applied: control.view().applied }
+    }
+}
+
+impl Service {
+    #[must_use]
+    pub fn of(view: &ServiceView, beside: &Beside<'_>) -> Service {
         Service {
             name: view.name.clone(),
             revision: view.revision,
@@ -360,7 +504,7 @@ impl Service {
             probe: view.probe.map(|probe| Probe { back_to: probe.back_to }),
             would_roll_back: view.would_roll_back.clone(),
             paused: Paused::of(view),
-            versions: view.versions.iter().map(|version| Version::of(view, version, journal)).collect(),
+            versions: view.versions.iter().map(|version| Version::of(view, version, beside)).collect(),
         }
     }
 }
@@ -390,14 +534,19 @@ impl Route {
 }
 
 impl Version {
-    fn of(service: &ServiceView, version: &VersionView, journal: &Journal) -> Version {
+    #[must_use]
+    pub fn of(service: &ServiceView, version: &VersionView, beside: &Beside<'_>) -> Version {
         Version {
             name: version.name.clone(),
             role: version.role,
-            sealed: version.seal.as_ref().map(|seal| Sealed::of(seal, service, version, journal)),
+            sealed: version.seal.as_ref().map(|seal| Sealed::of(seal, service, version, beside.journal)),
             weight: service.weight_of(version.role),
             share: service.observed_share_of(version.role),
-            endpoints: version.endpoints.iter().map(Endpoint::of).collect(),
+            origin: version.source,
+            open: version.open,
+            endpoints: version.endpoints.iter().map(|e| Endpoint::of(e, &service.drawn, beside)).collect(),
+            without: version.without.iter().map(ToString::to_string).collect(),
+            waiting: version.shared.waiting(),
             counts: Counts {
                 last_minute: version.recent.classes,
                 total: version.all.classes,
@@ -437,11 +586,27 @@ impl Sealed {
 }
 
 impl Endpoint {
-    fn of(view: &EndpointView) -> Endpoint {
+    #[must_use]
+    pub fn of(view: &EndpointView, drawn: &Drawn, beside: &Beside<'_>) -> Endpoint {
+        let checks = view.resolved.iter().filter_map(|endpoint| {
+            let LastCheck { passed, result, at, since } = beside.checks.last(endpoint.id)?;
+            let (address, operational) = (endpoint.address.to_string(), endpoint.operational());
+            Some(Check { address, operational, since, passed, result, at })
+        });
+        let (administrative, operational) = (view.administrative, view.operational());
         Endpoint {
+            weight: view.weight,
+            origin: view.source,
+            state: shown(administrative, operational).to_owned(),
+            administrative,
+            operational,
+            drained: view.drained(beside.applied),
+            checks: checks.collect(),
             authority: view.authority.to_string(),
             addresses: view.addresses().map(|address| address.to_string()).collect(),
             in_flight: view.in_flight(),
+            connections: view.connections(),
+            ejected_until: view.ejected_until(drawn.moment).map(|until| drawn.date(until)),
         }
     }
 }
@@ -474,6 +639,7 @@ impl Split {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::amendments::{Listed, Settled};
     use crate::domain::state::Event;
     use crate::domain::time::Moment;
 
@@ -495,6 +661,7 @@ mod tests {
     fn every_event_reads_back() {
         let version = VersionName::new("v2").unwrap();
         let (from, to) = (Weight::FULL, Weight::HALF);
+        let endpoint = Authority::parse("[::1]:80").unwrap();
         let conviction = Conviction { log_e: 7.25, because: "too many errors".to_owned(), ..Conviction::default() };
         for change in [
             Change::WeightSet { version: version.clone(), from, to },
@@ -504,7 +671,32 @@ mod tests {
             Change::WouldRollBack { version: version.clone(), conviction },
             Change::Unsealed { version: version.clone() },
             Change::ProbeBegan { version: version.clone(), from, to, until: Moment(1 << 40) },
-            Change::ProbeEnded { version, from, to },
+            Change::ProbeEnded { version: version.clone(), from, to },
+            Change::CanaryNamed { version: version.clone(), replaced: Some(version.clone()) },
+            Change::EndpointSet {
+                version: version.clone(),
+                endpoint: endpoint.clone(),
+                from: Administrative::Ready,
+                to: Administrative::Draining,
+            },
+            Change::EndpointPut { version: version.clone(), endpoint: endpoint.clone(), weight: 3 },
+            Change::EndpointRemoved { version: version.clone(), endpoint: endpoint.clone() },
+            Change::VersionAdded {
+                version: version.clone(),
+                endpoints: vec![Listed { endpoint: endpoint.clone(), weight: 1 }],
+            },
+            Change::VersionRemoved { version: version.clone() },
+            Change::AmendmentsSettled {
+                settled: vec![Settled::Removal { version: version.clone(), endpoint: endpoint.clone() }],
+            },
+            Change::EndpointHealth {
+                version,
+                endpoint,
+                address: "127.0.0.1:1".parse().unwrap(),
+                from: Operational::Healthy,
+                to: Operational::Unhealthy,
+                because: "status 503".to_owned(),
+            },
             Change::HoldBegan { reason: Hold::SharedDegradation },
             Change::HoldEnded,
             Change::TrafficPaused { for_ms: 30_000, until: Moment(1 << 40) },
@@ -513,6 +705,45 @@ mod tests {
             let entry = entry(change);
             let text = serde_json::to_string(&entry).unwrap();
             assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry, "{text}");
+        }
+    }
+
+    /// As releases without run-time changes of endpoints wrote them, and as this one writes those.
+    #[test]
+    fn entries_read_as_they_were_written() {
+        let head = "\"revision\":7,\"at\":\"1970-01-01T00:00:00Z\",\"actor\":{\"name\":\"alice\"},\"service\":\"shop\"";
+        let endpoint = Authority::parse("127.0.0.1:9001").unwrap();
+        let (version, from) = (VersionName::new("v2").unwrap(), Administrative::Ready);
+        for (written, change) in [
+            (
+                r#""change":"weight_set","version":"v2","from":"10%","to":"0%""#,
+                Change::WeightSet { version: version.clone(), from: Weight::parse("10%").unwrap(), to: Weight::ZERO },
+            ),
+            (
+                r#""change":"endpoint_set","version":"v2","endpoint":"127.0.0.1:9001","from":"ready","to":"maintenance""#,
+                Change::EndpointSet {
+                    version: version.clone(),
+                    endpoint: endpoint.clone(),
+                    from,
+                    to: Administrative::Maintenance,
+                },
+            ),
+            (
+                r#""change":"version_added","version":"v2","endpoints":[{"endpoint":"127.0.0.1:9001","weight":2}]"#,
+                Change::VersionAdded {
+                    version: version.clone(),
+                    endpoints: vec![Listed { endpoint: endpoint.clone(), weight: 2 }],
+                },
+            ),
+            (
+                r#""change":"amendments_settled","settled":[{"what":"state","version":"v2","endpoint":"127.0.0.1:9001"}]"#,
+                Change::AmendmentsSettled { settled: vec![Settled::State { version, endpoint }] },
+            ),
+        ] {
+            let text = format!("{{{head},{written}}}");
+            let entry: Entry = serde_json::from_str(&text).unwrap();
+            assert_eq!(entry.event.change, change);
+            assert_eq!(serde_json::to_string(&entry).unwrap(), text);
         }
     }
 

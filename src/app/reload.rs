@@ -4,15 +4,12 @@
 //!  read and check ▸ look names up ▸ bind what is new ▸ the engine takes the definitions (one swap) ▸ listen, let go
 //! ```
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::listening::{self, Expiry, LOOK, ListenError};
@@ -23,6 +20,9 @@ use crate::control::command::{Control, Force, Reloads};
 use crate::control::journal::Actor;
 use crate::control::reload::{ConfigView, Extent, FileProblem, NotReloaded, Reload, Reloaded};
 use crate::control::resolver::resolve;
+use crate::control::view::View;
+use crate::domain::amendments::Source as Lister;
+use crate::domain::names::{ServiceName, VersionName};
 use crate::proxy::{Knobs, Listener, Rules, Sockets};
 
 /// Where the settings come from.
@@ -44,16 +44,21 @@ pub(super) struct Reloader {
     pub source: Option<Source>,
     pub control: Control,
     pub knobs: Knobs,
-    pub names: watch::Sender<BTreeSet<Arc<str>>>,
     pub keyring: Keyring,
     pub in_force: Settings,
     pub expiry: Expiry,
+    /// Where we listen.
+    pub own: Vec<SocketAddr>,
 }
 
 impl Reloader {
     /// One reload after the other, until nobody can ask any more.
     pub async fn run(mut self, mut reloads: Reloads) {
-        self.control.note_config(ConfigView { in_force_since: Timestamp::now(), ..ConfigView::default() });
+        self.control.note_config(ConfigView {
+            in_force_since: Timestamp::now(),
+            own: self.own.clone(),
+            ..ConfigView::default()
+        });
         let mut known = listening::contents(&self.in_force.listeners).await;
         loop {
             match timeout(LOOK, reloads.recv()).await {
@@ -100,19 +105,21 @@ impl Reloader {
         })?;
         let mut warnings: Vec<String> = listed(&settings.warnings).into_iter().map(|problem| problem.detail).collect();
         warnings.extend(at_the_next_start(&self.in_force, &settings));
+        warnings.extend(amended(&self.control.view(), &self.in_force, &settings));
         if extent == Extent::Validate {
             return Ok(Reloaded { revision: self.control.view().revision, warnings });
         }
-        let names = authorities(&settings);
-        let resolved = resolve(&names).await.into_iter().filter_map(Result::ok).collect();
+        let resolved = resolve(&authorities(&settings.services)).await.into_iter().filter_map(Result::ok).collect();
         let change = all_rules(&settings.listeners).map_err(|error| not_listening(&error))?;
         let added = self.bind(&settings)?;
         let done = self.control.declare(settings.services.clone(), resolved, force, actor).await?;
         self.expiry.note(change.iter().map(|(_, rules)| rules));
         let remove = addresses(&self.in_force).filter(|address| !addresses(&settings).any(|kept| kept == *address));
         self.knobs.listen(Sockets { add: added, change, remove: remove.collect() });
+        let new = addresses(&settings).filter(|address| address.port() != 0 && !self.own.contains(address));
+        let new: Vec<SocketAddr> = new.collect();
+        self.own.extend(new);
         self.knobs.limit(limits(&settings));
-        self.names.send_replace(names);
         self.in_force = Settings { admin: self.in_force.admin, store: self.in_force.store.clone(), ..settings };
         Ok(Reloaded { revision: done.revision, warnings })
     }
@@ -133,7 +140,13 @@ impl Reloader {
                     tracing::warn!(warning, "about the file");
                 }
                 let warnings = reloaded.warnings.clone();
-                ConfigView { successful: true, in_force_since: Timestamp::now(), trouble: None, warnings }
+                ConfigView {
+                    successful: true,
+                    in_force_since: Timestamp::now(),
+                    trouble: None,
+                    warnings,
+                    own: self.own.clone(),
+                }
             }
             Err(error) => {
                 tracing::error!(actor, %error, "the file was not taken; the last one stays in force");
@@ -190,6 +203,28 @@ fn at_the_next_start(before: &Settings, after: &Settings) -> Vec<String> {
     ];
     let differs = differs.into_iter().filter(|(_, differs)| *differs);
     differs.map(|(key, _)| format!("`{key}` has changed and takes effect at the next start")).collect()
+}
+
+/// Versions whose endpoints the file changes, and a person has changed as well: both count.
+fn amended(view: &View, before: &Settings, after: &Settings) -> Vec<String> {
+    let declared = |settings: &Settings, service: &ServiceName, version: &VersionName| {
+        let service = settings.services.iter().find(|known| known.name == *service);
+        service.and_then(|service| service.version(version)).map(|version| version.endpoints.clone())
+    };
+    let versions = view.services.values().flat_map(|service| service.versions.iter().map(move |v| (service, v)));
+    let said = versions.filter_map(|(service, version)| {
+        let after = declared(after, &service.name, &version.name)?;
+        let listed = |authority: &str| after.iter().any(|endpoint| *endpoint.authority == *authority);
+        let added = version.endpoints.iter().filter(|e| e.source == Lister::Runtime && !listed(&e.authority));
+        let added = added.map(|endpoint| format!("`{}` was added", endpoint.authority));
+        let removed = version.without.iter().filter(|endpoint| listed(endpoint.as_str()));
+        let stays: Vec<String> = added.chain(removed.map(|endpoint| format!("`{endpoint}` was removed"))).collect();
+        let changed = declared(before, &service.name, &version.name).is_some_and(|before| before != after);
+        let path = format!("services.{}.versions.{}.endpoints", service.name, version.name);
+        (changed && !stays.is_empty())
+            .then(|| format!("`{path}` has changed; at run time {}, and that stays so", stays.join(", ")))
+    });
+    said.collect()
 }
 
 /// Reloads at every SIGHUP.

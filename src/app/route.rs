@@ -6,10 +6,11 @@ use crate::config::Settings;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 
-/// Explains offline: with the weights of the file, and with those endpoints that are given as addresses. No name is
-/// looked up.
-pub fn explain(settings: Settings, question: &Question) -> Result<RouteAnswer, Problem> {
-    let authorities = super::authorities(&settings);
+/// Explains offline: with the weights of the file, and with those endpoints that are given as addresses, all healthy.
+/// No name is looked up.
+pub fn explain(mut settings: Settings, question: &Question) -> Result<RouteAnswer, Problem> {
+    let authorities = super::authorities(&settings.services);
+    settings.services.iter_mut().for_each(|service| service.health_check = None);
     let mut state = State::of(settings.services);
     for authority in &authorities {
         if let Ok(address) = authority.parse() {

@@ -8,6 +8,8 @@ mod check;
 mod client;
 mod config;
 mod demo;
+mod drain;
+mod endpoints;
 mod events;
 mod failure;
 mod health;
@@ -23,6 +25,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod unseal;
+mod versions;
 mod weights;
 
 use std::io::Write;
@@ -70,6 +73,9 @@ enum Verb {
     Unseal(unseal::Unseal),
     Pause(pause::Pause),
     Resume(resume::Resume),
+    Endpoints(endpoints::Endpoints),
+    Drain(drain::Drain),
+    Versions(versions::Versions),
     Events(events::Events),
     Health(health::Health),
     Reload(reload::Reload),
@@ -92,6 +98,9 @@ pub fn run(arguments: Arguments, to: &mut dyn Write, terminal: bool) -> Result<(
         Verb::Unseal(unseal) => remote(unseal.run(&client, output)),
         Verb::Pause(pause) => remote(pause.run(&client, output)),
         Verb::Resume(resume) => remote(resume.run(&client, output)),
+        Verb::Endpoints(endpoints) => remote(endpoints.run(&client, output)),
+        Verb::Drain(drain) => remote(drain.run(&client, output)),
+        Verb::Versions(versions) => remote(versions.run(&client, output)),
         Verb::Events(events) => remote(events.run(&client, output)),
         Verb::Health(health) => remote(health.run(&client, output)),
         Verb::Reload(reload) => remote(reload.run(&client, output)),

@@ -5,8 +5,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use jiff::SignedDuration;
 
 use crate::admin::wire::{
-    Change, Changed, Entry, Hold, MatchedRoute, Mode, Outcome, Paused, Question, Role, RouteAnswer, Service, Services,
-    Split, Store, Version, Weight,
+    Change, Changed, Endpoint, EndpointChanged, Entry, Hold, MatchedRoute, Mode, Operational, Outcome, Paused,
+    Question, Role, RouteAnswer, Service, ServiceName, Services, Source, Split, Store, Version, VersionChanged,
+    VersionName, Weight,
 };
 
 const STRONG: Style = Style::new().bold();
@@ -90,10 +91,14 @@ fn notes(service: &Service) -> Vec<String> {
         notes.push(styled(CARE, &format!("holding: {}", hold(reason))));
     }
     if let Some(paused) = &service.paused {
-        notes.push(styled(CARE, &waits(paused)));
+        notes.push(styled(CARE, &pause(paused)));
     }
     if let Some(why) = &service.would_roll_back {
         notes.push(styled(CARE, &format!("would have rolled back: {why}")));
+    }
+    for version in service.versions.iter().filter(|version| waits(version)) {
+        let why = "none of its endpoints is ready and has passed its health check";
+        notes.push(styled(CARE, &format!("{} gets nothing for now: {why}", version.name)));
     }
     for version in &service.versions {
         if let Some(sealed) = &version.sealed {
@@ -136,15 +141,20 @@ pub fn split(split: &Split) -> String {
     format!("{head}{rest}; revision {}", split.revision)
 }
 
-fn waits(paused: &Paused) -> String {
+fn pause(paused: &Paused) -> String {
     format!("paused until {:.0}: new requests wait, {} of them now", paused.until, paused.held)
 }
 
 /// Whether a service is paused.
 pub fn paused(changed: &Changed) -> String {
     let already = if changed.changed { "" } else { " (it was so already)" };
-    let how = changed.split.paused.as_ref().map_or("requests go on".to_owned(), waits);
+    let how = changed.split.paused.as_ref().map_or("requests go on".to_owned(), pause);
     format!("{}: {how}{already}", changed.split.service)
+}
+
+/// A version that should get traffic and may not.
+fn waits(version: &Version) -> bool {
+    !version.open && version.sealed.is_none() && version.weight != Weight::ZERO && version.role == Some(Role::Canary)
 }
 
 /// How it is now, and whether that is news.
@@ -154,8 +164,10 @@ pub fn changed(changed: &Changed) -> String {
         (false, _) => " (it was so already)",
         (true, true) => " (nothing has changed; it would)",
     };
+    let warnings: Vec<String> = changed.warnings.iter().map(|warning| styled(CARE, warning)).collect();
     // The share is of the minute before the change: it would only confuse.
-    format!("{}{already}", split(&Split { share: None, ..changed.split.clone() }))
+    let now = format!("{}{already}", split(&Split { share: None, ..changed.split.clone() }));
+    std::iter::once(now).chain(warnings).collect::<Vec<_>>().join("\n")
 }
 
 /// One line of the journal.
@@ -192,6 +204,22 @@ fn change(change: &Change) -> String {
             )
         }
         Change::TrafficResumed => "resumed".to_owned(),
+        Change::CanaryNamed { version, .. } => format!("{version} named as canary, at 0%"),
+        Change::EndpointSet { version, endpoint, to, .. } => format!("{endpoint} of {version} set to {}", to.as_str()),
+        Change::EndpointPut { version, endpoint, weight } => {
+            format!("{endpoint} is an endpoint of {version} with weight {weight}")
+        }
+        Change::EndpointRemoved { version, endpoint } => format!("{endpoint} removed from {version}"),
+        Change::VersionAdded { version, endpoints } => format!("{version} added with {} endpoints", endpoints.len()),
+        Change::VersionRemoved { version } => format!("{version} removed"),
+        Change::AmendmentsSettled { settled } => {
+            format!("{} changes made at run time are the file's now, or mean nothing any more", settled.len())
+        }
+        Change::EndpointHealth { version, endpoint, to, because, .. } => {
+            let what = format!("{endpoint} of {version} is {}", to.as_str());
+            let what = if *to == Operational::Healthy { what } else { styled(CARE, &what) };
+            format!("{what}: {because}")
+        }
     }
 }
 
@@ -261,4 +289,91 @@ fn milliseconds(milliseconds: f64) -> String {
         middle if middle < 100.0 => format!("{middle:.1} ms"),
         long => format!("{long:.0} ms"),
     }
+}
+
+const ENDPOINTS: [&str; 8] = ["VERSION", "ENDPOINT", "STATE", "CHECKS", "WEIGHT", "IN FLIGHT", "ORIGIN", "LAST CHECK"];
+
+/// A service's endpoints, a line each.
+pub fn endpoints(service: &Service) -> String {
+    let mut table = Table::new();
+    let rows = service.versions.iter().flat_map(|version| version.endpoints.iter().map(|e| endpoint(version, e)));
+    table.load_style(presets::NOTHING).set_header(ENDPOINTS).add_rows(rows);
+    for column in table.column_iter_mut().skip(4).take(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let removed = service.versions.iter().flat_map(|version| {
+        version.without.iter().map(|gone| format!("{gone} of {} is in the file, and was removed", version.name))
+    });
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).chain(removed).collect();
+    lines.join("\n")
+}
+
+fn endpoint(version: &Version, endpoint: &Endpoint) -> [String; ENDPOINTS.len()] {
+    let checks = endpoint.checks.iter().map(|check| format!("{}, since {:.0}", check.result, check.since));
+    let drained = if endpoint.drained { ", drained" } else { "" };
+    [
+        version.name.to_string(),
+        endpoint.authority.clone(),
+        format!("{}{drained}", endpoint.state),
+        endpoint.operational.as_str().to_owned(),
+        endpoint.weight.to_string(),
+        endpoint.in_flight.to_string(),
+        origin(endpoint.origin).to_owned(),
+        if endpoint.checks.is_empty() { "-".to_owned() } else { checks.collect::<Vec<_>>().join("; ") },
+    ]
+}
+
+fn origin(source: Source) -> &'static str {
+    match source {
+        Source::File => "file",
+        Source::Runtime => "runtime",
+    }
+}
+
+/// A service's versions, a line each.
+pub fn versions(service: &Service) -> String {
+    let mut table = Table::new();
+    let row = |version: &Version| {
+        let ready = version.endpoints.iter().filter(|endpoint| endpoint.state == "healthy").count();
+        [
+            version.name.to_string(),
+            version.role.map_or("-", Role::as_str).to_owned(),
+            version.weight.to_string(),
+            format!("{ready} of {} healthy", version.endpoints.len()),
+            origin(version.origin).to_owned(),
+            if version.sealed.is_some() { "sealed".to_owned() } else { "-".to_owned() },
+        ]
+    };
+    let header = ["VERSION", "ROLE", "WEIGHT", "ENDPOINTS", "ORIGIN", "SEAL"];
+    table.load_style(presets::NOTHING).set_header(header).add_rows(service.versions.iter().map(row));
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// What became of an endpoint.
+pub fn endpoint_changed(changed: &EndpointChanged) -> String {
+    let already = if changed.changed { "" } else { " (it was so already)" };
+    let now = match &changed.endpoint {
+        None => format!("gone from {}", changed.version),
+        Some(endpoint) => {
+            format!("{} of {} is {}, weight {}", endpoint.authority, changed.version, endpoint.state, endpoint.weight)
+        }
+    };
+    format!("{}: {now}{already}; revision {}", changed.service, changed.revision)
+}
+
+/// What became of a version.
+pub fn version_changed(name: &VersionName, changed: &VersionChanged) -> String {
+    let already = if changed.changed { "" } else { " (it was so already)" };
+    let now = match &changed.version {
+        None => format!("{name} is gone"),
+        Some(version) => format!("{name} has {} endpoints", version.endpoints.len()),
+    };
+    format!("{}: {now}{already}; revision {}", changed.service, changed.revision)
+}
+
+/// What has nothing under way any more.
+pub fn drained(service: &ServiceName, found: &[(&Version, &Endpoint)]) -> String {
+    let names: Vec<String> =
+        found.iter().map(|(version, endpoint)| format!("{} of {}", endpoint.authority, version.name)).collect();
+    format!("{service}: drained: {}", names.join(", "))
 }

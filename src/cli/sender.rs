@@ -4,6 +4,7 @@ use bytes::Bytes;
 use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::client::Client;
 use super::failure::{Exit, Failure};
@@ -49,6 +50,20 @@ impl Sender {
     ) -> Result<Changed, Failure> {
         let body: Bytes = serde_json::to_vec(body)?.into();
         client.ask(Method::POST, &format!("/v1/services/{service}:{verb}"), self.headers()?, body).await
+    }
+
+    /// A change of what stands at `path`: a version or an endpoint. `revision`: what it is based on.
+    pub async fn change<T: DeserializeOwned>(
+        &self,
+        client: &Client,
+        method: Method,
+        path: &str,
+        revision: u64,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let mut headers = self.headers()?;
+        headers.insert(header::IF_MATCH, text(&header::IF_MATCH, &format!("\"{revision}\""))?);
+        client.ask(method, path, headers, serde_json::to_vec(body)?.into()).await
     }
 
     /// Who and why, with a JSON body.

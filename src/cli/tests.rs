@@ -393,3 +393,56 @@ fn a_failure_says_how_to_go_on() {
     assert_eq!(anstream::adapter::strip_str(&text).to_string(), "error: version `v2` is sealed\n help: unseal it\n");
     assert_eq!(Failure::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe)).to_string(), "");
 }
+
+#[test]
+fn endpoints_at_a_glance_and_what_becomes_of_them() {
+    let world = world();
+    insta::assert_snapshot!(world.penstock("endpoints shop").unwrap(), @r"
+     VERSION  ENDPOINT        STATE    CHECKS   WEIGHT  IN FLIGHT  ORIGIN  LAST CHECK
+     v1       127.0.0.1:9001  healthy  healthy       1          0  file    -
+     v2       127.0.0.1:9002  healthy  healthy       1          0  file    -
+     v3       127.0.0.1:9003  healthy  healthy       1          0  file    -
+    ");
+    assert_eq!(
+        world.penstock("endpoints shop maintenance 127.0.0.1:9002").unwrap(),
+        "shop: 127.0.0.1:9002 of v2 is maintenance, weight 1; revision 1\n"
+    );
+    assert_eq!(
+        world.penstock("endpoints shop ready 127.0.0.1:9002").unwrap(),
+        "shop: 127.0.0.1:9002 of v2 is healthy, weight 1; revision 2\n"
+    );
+    let added = world.penstock("endpoints shop add 127.0.0.1:9012 --of v2 --weight 3").unwrap();
+    assert_eq!(added, "shop: 127.0.0.1:9012 of v2 is healthy, weight 3; revision 3\n");
+    assert_eq!(world.penstock("endpoints shop remove 127.0.0.1:9012").unwrap(), "shop: gone from v2; revision 4\n");
+    assert_eq!(world.refused("endpoints shop draining 127.0.0.1:9001").0, Exit::Refused);
+    assert_eq!(world.refused("endpoints shop draining 127.0.0.1:1").0, Exit::Error);
+    assert_eq!(world.refused("endpoints shop add 127.0.0.1:1").0, Exit::Usage);
+    let (exit, message) = world.refused("drain shop v1");
+    assert_eq!((exit, message.contains("nobody would be left")), (Exit::Refused, true), "{message}");
+}
+
+#[test]
+fn what_is_not_drained_in_time_says_what_keeps_it() {
+    let world = world();
+    let (exit, message) = world.refused("drain shop 127.0.0.1:9002 --timeout 10ms");
+    // Nobody publishes snapshots here, so no worker can know.
+    assert_eq!((exit, message.contains("not drained within 10ms")), (Exit::TimedOut, true), "{message}");
+}
+
+#[test]
+fn versions_at_a_glance_and_what_becomes_of_them() {
+    let world = world();
+    insta::assert_snapshot!(world.penstock("versions shop").unwrap(), @r"
+     VERSION  ROLE    WEIGHT  ENDPOINTS       ORIGIN  SEAL
+     v1       stable  90%     1 of 1 healthy  file    -
+     v2       canary  10%     1 of 1 healthy  file    -
+     v3       -       0%      1 of 1 healthy  file    -
+    ");
+    let added = world.penstock("versions shop add v4 127.0.0.1:9004 127.0.0.1:9005").unwrap();
+    assert_eq!(added, "shop: v4 has 2 endpoints; revision 1\n");
+    assert_eq!(world.penstock("versions shop remove v4").unwrap(), "shop: v4 is gone; revision 2\n");
+    assert_eq!(world.refused("versions shop remove v2").0, Exit::Refused);
+    world.penstock("weights shop 0%").unwrap();
+    let named = world.penstock("versions shop canary v3").unwrap();
+    assert_eq!(named, "shop: v1 100%, v3 0%; revision 4\n");
+}

@@ -210,6 +210,10 @@ impl<'a> Field<'a> {
         matches!(self.value, DeValue::Boolean(_))
     }
 
+    pub fn is_table(&self) -> bool {
+        matches!(self.value, DeValue::Table(_))
+    }
+
     pub fn is_text(&self) -> bool {
         matches!(self.value, DeValue::String(_))
     }
@@ -441,7 +445,7 @@ const HOMES: &[(&str, &str)] = &[
     ("access", "in `[log]`"),
     ("store", "at the top: `[store]`"),
     ("reload", "at the top: `[reload]`"),
-    ("path", "in `[store]`, or in a route: `routes = [{ path = \"/status\" }]`"),
+    ("path", "in `[store]`, in `[services.NAME.health_check]`, or in a route: `routes = [{ path = \"/status\" }]`"),
     ("poll", "in `[reload]`"),
     ("routes", "in `[services.NAME]`"),
     ("error_pages", "in `[services.NAME]`"),
@@ -453,6 +457,18 @@ const HOMES: &[(&str, &str)] = &[
     ("pins", "in `[services.NAME]`"),
     ("versions", "in a service: `[services.NAME.versions.VERSION]`"),
     ("endpoints", "in `[services.NAME.versions.VERSION]`"),
+    ("balance", "in `[services.NAME]`"),
+    ("slow_start", "in `[services.NAME]`"),
+    ("panic_threshold", "in `[services.NAME]`"),
+    ("ejection", "in `[services.NAME]`"),
+    ("consecutive_failures", "in `ejection` of `[services.NAME]`"),
+    ("max_share", "in `ejection` of `[services.NAME]`"),
+    ("limits", "in a service: `[services.NAME.limits]`"),
+    ("connections", "in `[services.NAME.limits]`"),
+    ("in_flight", "in `[services.NAME.limits]`"),
+    ("version_in_flight", "in `[services.NAME.limits]`"),
+    ("pending", "in `[services.NAME.limits]`"),
+    ("pending_time", "in `[services.NAME.limits]`"),
     ("rollback", "in a service: `[services.NAME.rollback]`"),
     ("error_rate", "in `[services.NAME.rollback]`"),
     ("latency", "in `[services.NAME.rollback]`"),
@@ -470,6 +486,12 @@ const HOMES: &[(&str, &str)] = &[
     ("cohort", "in `[services.NAME.sticky]`"),
     ("secret_file", "in `[services.NAME.sticky]`"),
     ("secret_env", "in `[services.NAME.sticky]`"),
+    ("health_check", "in a service: `[services.NAME.health_check]`"),
+    ("interval", "in `[services.NAME.health_check]`"),
+    ("rise", "in `[services.NAME.health_check]`"),
+    ("fall", "in `[services.NAME.health_check]`"),
+    ("expect_status", "in `[services.NAME.health_check]`"),
+    ("expect_body", "in `[services.NAME.health_check]`"),
     ("connect", "in `[services.NAME.timeouts]`"),
     ("response_head", "in `[services.NAME.timeouts]`"),
     ("body_idle", "in `[services.NAME.timeouts]`"),

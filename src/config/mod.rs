@@ -17,8 +17,10 @@
 //! Left to others: looking names up, binding (`app`), and reading the environment (`cli`).
 
 mod admission;
+mod balance;
 mod check;
 mod file;
+mod health_check;
 mod listener;
 mod overrides;
 mod problem;

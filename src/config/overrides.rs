@@ -145,6 +145,12 @@ const SERVICE: Shape = Shape::Table(&[
     ("skew_rescue", Shape::Table(&[("path_prefixes", Shape::One(Kind::Texts))])),
     ("rate_limit", RATE_LIMIT),
     ("hold", Shape::Table(&[("requests", INTEGER), ("time", TEXT)])),
+    ("balance", TEXT),
+    ("slow_start", TEXT),
+    ("panic_threshold", TEXT),
+    ("ejection", EJECTION),
+    ("limits", LIMITS),
+    ("health_check", HEALTH_CHECK),
 ]);
 
 const TIMEOUTS: Shape = Shape::Table(&[
@@ -194,6 +200,26 @@ const STICKY: [(&str, Shape); 10] = [
 
 const PIN: Shape =
     Shape::Table(&[("header", TEXT), ("cookie", TEXT), ("query", TEXT), ("value", TEXT), ("version", TEXT)]);
+const HEALTH_CHECK: Shape = Shape::Table(&[
+    ("protocol", TEXT),
+    ("path", TEXT),
+    ("host", TEXT),
+    ("interval", TEXT),
+    ("timeout", TEXT),
+    ("rise", Shape::One(Kind::Integer)),
+    ("fall", Shape::One(Kind::Integer)),
+    ("expect_status", TEXT),
+    ("expect_body", TEXT),
+]);
+const EJECTION: Shape =
+    Shape::OffOr(&[("consecutive_failures", Shape::One(Kind::PartInteger)), ("time", PART), ("max_share", PART)]);
+const LIMITS: Shape = Shape::Table(&[
+    ("connections", Shape::One(Kind::Integer)),
+    ("in_flight", Shape::One(Kind::Integer)),
+    ("version_in_flight", Shape::One(Kind::Integer)),
+    ("pending", Shape::One(Kind::Integer)),
+    ("pending_time", TEXT),
+]);
 const ERROR_RATE: Shape = Shape::OffOr(&[("above", PART), ("window", PART)]);
 const LATENCY: Shape = Shape::OffOr(&[("quantile", PART), ("above", PART), ("window", PART)]);
 

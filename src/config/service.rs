@@ -4,19 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admission;
+use super::balance;
 use super::file::{At, Field, Meaning, Place, Table, closest, listed};
+use super::health_check;
 use super::problem::clipped;
 use super::retries;
 use super::route::{ROUTES, error_pages, routes};
 use super::sticky;
 use super::value::{self, Bounds, Endpoint, Percentages};
 use crate::domain::admission::Admission;
+use crate::domain::balance::Balancing;
+use crate::domain::check::HealthCheck;
 use crate::domain::error_pages::ErrorPages;
 use crate::domain::judge::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy, Unit};
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::route::Route;
-use crate::domain::service::{Definition, PinDefinition, Target, Timeouts, VersionDefinition};
+use crate::domain::service::{Definition, EndpointDefinition, PinDefinition, Target, Timeouts, VersionDefinition};
 use crate::domain::split::{Matcher, Role, Weight};
 use crate::domain::sticky::Stickiness;
 
@@ -40,6 +44,8 @@ pub(super) struct Draft<'a> {
     retries: RetryPolicy,
     error_pages: ErrorPages,
     admission: Admission,
+    health_check: Option<HealthCheck>,
+    balancing: Balancing,
 }
 
 #[derive(Debug)]
@@ -48,6 +54,8 @@ pub(super) struct DraftVersion<'a> {
     pub name: Option<VersionName>,
     pub endpoints: Vec<At<'a, Endpoint>>,
     capacity: Option<u32>,
+    /// Of the endpoints, in their order.
+    pub weights: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -80,6 +88,8 @@ impl<'a> Draft<'a> {
             retries: retries::read(&mut table),
             error_pages: table.get("error_pages").and_then(error_pages).unwrap_or_default(),
             admission: admission::admission(&mut table),
+            health_check: table.get("health_check").and_then(health_check::read),
+            balancing: balance::read(&mut table),
         };
         table.finish();
         Some(draft)
@@ -142,13 +152,16 @@ impl<'a> Draft<'a> {
             timeouts: self.timeouts,
             retries: self.retries,
             admission: self.admission,
+            health_check: self.health_check,
+            balancing: self.balancing,
         })
     }
 }
 
 impl DraftVersion<'_> {
     fn build(self) -> Option<VersionDefinition> {
-        let endpoints = self.endpoints.into_iter().map(|endpoint| endpoint.value.text).collect();
+        let endpoints = self.endpoints.into_iter().zip(self.weights);
+        let endpoints = endpoints.map(|(at, weight)| EndpointDefinition { authority: at.value.text, weight }).collect();
         Some(VersionDefinition { name: self.name?, endpoints, capacity: self.capacity })
     }
 }
@@ -189,15 +202,16 @@ fn version<'a>(key: At<'a, &'a str>, field: Field<'a>) -> DraftVersion<'a> {
         table.finish();
         field.map(|field| endpoints(&field)).unwrap_or_default()
     });
-    DraftVersion { key, name, endpoints: endpoints.unwrap_or_default(), capacity }
+    let (endpoints, weights) = endpoints.unwrap_or_default().into_iter().unzip();
+    DraftVersion { key, name, endpoints, capacity, weights }
 }
 
-fn endpoints<'a>(field: &Field<'a>) -> Vec<At<'a, Endpoint>> {
+fn endpoints<'a>(field: &Field<'a>) -> Vec<(At<'a, Endpoint>, u32)> {
     let Some(items) = field.items(ENDPOINTS) else { return Vec::new() };
     if items.is_empty() {
         field.place.error("a version without endpoints cannot answer", format!("write `{ENDPOINTS}`"));
     }
-    items.iter().filter_map(value::endpoint).collect()
+    items.into_iter().filter_map(balance::endpoint).collect()
 }
 
 fn pins<'a>(field: &Field<'a>) -> Vec<DraftPin<'a>> {
@@ -280,13 +294,13 @@ fn rollback(field: Field<'_>) -> Policy {
     let mut policy = Policy::default();
     let Some(mut table) = field.section() else { return policy };
     if let Some(field) = table.get("error_rate") {
-        policy.error_rate = if switched_off(&field, ERROR_RATE) { None } else { error_limit(field) };
+        policy.error_rate = if value::switched_off(&field, ERROR_RATE, "ABOVE") { None } else { error_limit(field) };
     }
     if let Some(field) = table.get("latency") {
-        policy.latency = if switched_off(&field, LATENCY) { None } else { latency_limit(field) };
+        policy.latency = if value::switched_off(&field, LATENCY, "ABOVE") { None } else { latency_limit(field) };
     }
     if let Some(field) = table.get("exposure") {
-        policy.exposure = if switched_off(&field, admission::EXPOSURE) {
+        policy.exposure = if value::switched_off(&field, admission::EXPOSURE, "FAILURES") {
             ExposureBudget::default()
         } else {
             admission::exposure(field)
@@ -297,21 +311,6 @@ fn rollback(field: Field<'_>) -> Policy {
     }
     table.finish();
     policy
-}
-
-/// Whether a limit is `false`; `true` does not say what it is, and is refused.
-fn switched_off(field: &Field<'_>, example: &str) -> bool {
-    if field.is_boolean() && field.boolean() == Some(true) {
-        let message = "`true` does not say what the limit is";
-        let help = match field.place.variable() {
-            Some(variable) => {
-                format!("set its parts, such as `{variable}_ABOVE`, or `{variable}=false` to switch it off")
-            }
-            None => format!("write `{example}`, or `false` to switch it off"),
-        };
-        field.place.error(message, help);
-    }
-    field.is_boolean()
 }
 
 fn error_limit(field: Field<'_>) -> Option<ErrorLimit> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
+use super::balance;
 use super::file::path_below;
 use super::listener::{self, Certificate, Listener};
 use super::problem::Span;
@@ -16,10 +17,13 @@ use super::sticky;
 use super::{AccessLog, LogFormat, Settings};
 use crate::domain::action::HeaderChanges;
 use crate::domain::admission::ClientKey;
+use crate::domain::balance::Balancing;
+use crate::domain::breaker::Limits;
+use crate::domain::check::Ask;
 use crate::domain::judge::{ExposureBudget, Mode};
 use crate::domain::retry::{Reasons, RetryPolicy};
 use crate::domain::route::{Condition, PathPattern, Route};
-use crate::domain::service::{Definition, PinDefinition, Target};
+use crate::domain::service::{Definition, EndpointDefinition, PinDefinition, Target};
 use crate::domain::split::{Matcher, Weight};
 use crate::domain::sticky::{Cohort, Key, SecretSource, Secure, Stickiness};
 
@@ -194,9 +198,10 @@ impl Page<'_> {
             [] => self.absent("error_pages", "Penstock's own"),
             _ => self.value("error_pages", table_text(&pages)),
         }
+        self.balancing(&service.balancing);
         for version in &service.versions {
             self.table(&path_below(&format!("{path}.versions"), version.name.as_str()));
-            let endpoints: Vec<String> = version.endpoints.iter().map(quoted).collect();
+            let endpoints: Vec<String> = version.endpoints.iter().map(endpoint_text).collect();
             self.value("endpoints", format!("[{}]", endpoints.join(", ")));
             match version.capacity {
                 Some(capacity) => self.value("capacity", capacity),
@@ -209,6 +214,8 @@ impl Page<'_> {
             self.table(&format!("{path}.sticky"));
             self.sticky(sticky);
         }
+        self.table(&format!("{path}.limits"));
+        self.breaker(&service.balancing.limits);
         self.table(&format!("{path}.timeouts"));
         self.duration("connect", service.timeouts.connect);
         self.duration("response_head", service.timeouts.response_head);
@@ -220,6 +227,7 @@ impl Page<'_> {
         self.table(&format!("{path}.hold"));
         self.value("requests", service.admission.hold.requests);
         self.duration("time", service.admission.hold.time);
+        self.health_check(&path, service);
     }
 
     fn retries(&mut self, path: &str, policy: &RetryPolicy) {
@@ -242,6 +250,65 @@ impl Page<'_> {
             Some(limit) => self.duration(key, limit),
             None => self.text(key, "off"),
         }
+    }
+
+    fn health_check(&mut self, path: &str, service: &Definition) {
+        let Some(check) = &service.health_check else {
+            self.lines.push((String::new(), String::new()));
+            path.clone_into(&mut self.table);
+            return self.absent("health_check", "nobody asks; endpoints count as healthy");
+        };
+        self.table(&format!("{path}.health_check"));
+        match &check.ask {
+            Ask::Tcp => self.text("protocol", "tcp"),
+            Ask::Http(http) => {
+                self.text("protocol", "http");
+                self.text("path", &http.path);
+                match &http.host {
+                    Some(host) => self.text("host", host),
+                    None => self.absent("host", "the endpoint's"),
+                }
+                self.text("expect_status", &http.expect_status);
+                match &http.expect_body {
+                    Some(text) => self.text("expect_body", text),
+                    None => self.absent("expect_body", "any"),
+                }
+            }
+        }
+        self.duration("interval", check.interval);
+        self.duration("timeout", check.timeout);
+        self.value("rise", check.rise);
+        self.value("fall", check.fall);
+    }
+
+    fn balancing(&mut self, balancing: &Balancing) {
+        self.value("balance", balance::shown(&balancing.balance));
+        self.duration("slow_start", balancing.slow_start);
+        self.text("panic_threshold", balancing.panic_threshold);
+        match &balancing.ejection {
+            None => self.value("ejection", false),
+            Some(ejection) => {
+                self.value("ejection.consecutive_failures", ejection.consecutive_failures);
+                self.duration("ejection.time", ejection.time);
+                self.text("ejection.max_share", ejection.max_share);
+            }
+        }
+    }
+
+    fn breaker(&mut self, limits: &Limits) {
+        let parts = [
+            ("connections", limits.connections),
+            ("in_flight", limits.in_flight),
+            ("version_in_flight", limits.version_in_flight),
+        ];
+        for (key, limit) in parts {
+            match limit {
+                Some(limit) => self.value(key, limit),
+                None => self.absent(key, "unlimited"),
+            }
+        }
+        self.value("pending", limits.pending);
+        self.duration("pending_time", limits.pending_time);
     }
 
     fn limits(&mut self, service: &Definition) {
@@ -424,6 +491,14 @@ fn word<T: PartialEq + Copy>(words: &[(&'static str, T)], value: T) -> &'static 
 fn percentage(fraction: f64) -> String {
     let points = (fraction * f64::from(Weight::FULL.basis_points())).round();
     format!("{}%", points / 100.0)
+}
+
+fn endpoint_text(endpoint: &EndpointDefinition) -> String {
+    let address = quoted(&endpoint.authority);
+    match endpoint.weight {
+        EndpointDefinition::DEFAULT_WEIGHT => address,
+        weight => format!("{{ address = {address}, weight = {weight} }}"),
+    }
 }
 
 fn reasons(reasons: Reasons) -> String {

@@ -7,6 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::admission::Admission;
+use crate::domain::balance::{Balance, Balancing};
+use crate::domain::breaker::Limits;
+use crate::domain::check::HealthCheck;
 use crate::domain::judge::{ErrorLimit, ExposureBudget, LatencyLimit, Mode, Policy, Unit};
 use crate::domain::names::VersionName;
 use crate::domain::retry::{Reason, Reasons};
@@ -103,6 +106,8 @@ fn the_tour_shows_the_defaults() {
     assert_eq!(shop.admission.hold, plain.admission.hold);
     let limited = with("", "rate_limit = { header = \"x-api-key\", rate = \"100/s\" }", "");
     assert_eq!(shop.admission.rate_limit, parse("limited", &limited).unwrap().services[0].admission.rate_limit);
+    assert_eq!(shop.health_check, Some(HealthCheck::default()));
+    assert_eq!(shop.balancing, plain.balancing);
     let bare = with("", "canary = \"v2\"\nrollback.latency = { above = \"5s\" }", V2);
     assert_eq!(shop.policy.latency, parse("bare", &bare).unwrap().services[0].policy.latency);
 }
@@ -158,6 +163,53 @@ fn a_limit_can_be_switched_off() {
     let service = "rollback = { error_rate = false, latency = false, mode = \"observe\" }";
     let policy = &parse("off.toml", &with("", service, "")).unwrap().services[0].policy;
     assert_eq!(*policy, Policy { mode: Mode::Observe, error_rate: None, latency: None, ..Policy::default() });
+}
+
+#[test]
+fn endpoints_are_balanced_and_limited_as_told() {
+    let balancing = |service: &str| parse("x", &with("", service, "")).unwrap().services[0].balancing.clone();
+    for (text, balance) in [
+        ("\"power-of-two\"", Balance::PowerOfTwo),
+        ("\"round-robin\"", Balance::RoundRobin),
+        ("\"weighted-round-robin\"", Balance::RoundRobin),
+        ("\"least-connections\"", Balance::LeastConnections),
+        ("\"client-address-hash\"", Balance::ClientAddressHash),
+        ("{ header_hash = \"X-User\" }", Balance::HeaderHash("x-user".parse().unwrap())),
+        ("{ cookie_hash = \"Session\" }", Balance::CookieHash("Session".to_owned())),
+    ] {
+        let read = balancing(&format!("balance = {text}"));
+        assert_eq!(read, Balancing { balance: balance.clone(), ..Balancing::default() });
+        assert_eq!(balancing(&format!("balance = {}", balance::shown(&balance))).balance, balance);
+    }
+    assert_eq!(balancing("ejection = false").ejection, None);
+    let limits = balancing("limits = { in_flight = 4, pending = 2, pending_time = \"2s\" }").limits;
+    let pending_time = Duration::from_secs(2);
+    assert_eq!(limits, Limits { in_flight: Some(4), pending: 2, pending_time, ..Limits::default() });
+    let weighed = with("", "", "").replace("endpoints = [", "endpoints = [{ address = \"a:1\", weight = 3 }, ");
+    let weights: Vec<u32> =
+        parse("x", &weighed).unwrap().services[0].versions[0].endpoints.iter().map(|e| e.weight).collect();
+    assert_eq!(weights, [3, 1]);
+}
+
+#[test]
+fn balancing_in_every_bad_form() {
+    let services = [
+        "balance = \"round_robbin\"\nslow_start = \"2h\"\npanic_threshold = 50\nejection = true",
+        "balance = \"header-hash\"\nejection = { consecutive_failures = 0, tiem = \"30s\", max_share = \"0%\" }",
+        "balance = { header_hash = \"a b\", cookie_hash = \"c\" }\nlimits = { in_flight = 0, connections = \"9\" }",
+        "balance = { header_hash = \"a b\" }\nlimits = { pending = 5 }",
+        "balance = {}\nlimits = { pending = -1, pending_time = \"1ms\", in_fligth = 3 }\nejection = 5",
+        "balance = 7\nconnections = 9",
+    ];
+    let endpoints = [
+        "{ address = \"a:1\", weight = 0 }",
+        "{ weight = 2 }",
+        "{ address = \"a\", weight = 2000, wieght = 1 }",
+        "\"a:1\", { address = \"a:1\", weight = 2 }",
+    ];
+    let services = services.map(|service| with("", service, ""));
+    let endpoints = endpoints.map(|endpoint| with("", "", "").replace("\"127.0.0.1:9001\"", endpoint));
+    assert_snapshot!(services.iter().chain(&endpoints).map(|text| refused(text)).collect::<Vec<_>>().join("\n"));
 }
 
 #[test]
@@ -578,7 +630,7 @@ fn a_flag_beats_the_environment_and_that_beats_the_file() {
 }
 
 /// Each with a value other than the default.
-const VARIABLES: [(&str, &str); 79] = [
+const VARIABLES: [(&str, &str); 98] = [
     ("PENSTOCK_WORKERS", "7"),
     ("PENSTOCK_LISTENERS_0_ADDRESS", "127.0.0.1:7001"),
     ("PENSTOCK_LISTENERS_1_ADDRESS", "127.0.0.1:7002"),
@@ -639,6 +691,17 @@ const VARIABLES: [(&str, &str); 79] = [
     ("PENSTOCK_SERVICES_SHOP_STICKY_SECURE", "true"),
     ("PENSTOCK_SERVICES_SHOP_STICKY_COHORT", "fixed"),
     ("PENSTOCK_SERVICES_SHOP_STICKY_SECRET_ENV", "MINE"),
+    ("PENSTOCK_SERVICES_SHOP_BALANCE", "round-robin"),
+    ("PENSTOCK_SERVICES_SHOP_SLOW_START", "10s"),
+    ("PENSTOCK_SERVICES_SHOP_PANIC_THRESHOLD", "30%"),
+    ("PENSTOCK_SERVICES_SHOP_EJECTION_CONSECUTIVE_FAILURES", "7"),
+    ("PENSTOCK_SERVICES_SHOP_EJECTION_TIME", "20s"),
+    ("PENSTOCK_SERVICES_SHOP_EJECTION_MAX_SHARE", "25%"),
+    ("PENSTOCK_SERVICES_SHOP_LIMITS_CONNECTIONS", "90"),
+    ("PENSTOCK_SERVICES_SHOP_LIMITS_IN_FLIGHT", "80"),
+    ("PENSTOCK_SERVICES_SHOP_LIMITS_VERSION_IN_FLIGHT", "200"),
+    ("PENSTOCK_SERVICES_SHOP_LIMITS_PENDING", "50"),
+    ("PENSTOCK_SERVICES_SHOP_LIMITS_PENDING_TIME", "500ms"),
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_CONNECT", "1s"),
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_RESPONSE_HEAD", "31s"),
     ("PENSTOCK_SERVICES_SHOP_TIMEOUTS_BODY_IDLE", "32s"),
@@ -658,6 +721,14 @@ const VARIABLES: [(&str, &str); 79] = [
     ("PENSTOCK_SERVICES_SHOP_RATE_LIMIT_KEYS", "74"),
     ("PENSTOCK_SERVICES_SHOP_HOLD_REQUESTS", "75"),
     ("PENSTOCK_SERVICES_SHOP_HOLD_TIME", "33s"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_PATH", "/up"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_HOST", "shop:80"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_INTERVAL", "3s"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_TIMEOUT", "1s"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_RISE", "4"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_FALL", "5"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_EXPECT_STATUS", "200, 204"),
+    ("PENSTOCK_SERVICES_SHOP_HEALTH_CHECK_EXPECT_BODY", "ok"),
 ];
 
 /// The tour, with what overrides it.
@@ -796,7 +867,7 @@ fn names_are_found_however_they_are_spelled() {
     ];
     let settings = parse_with("x", &text, &Overrides::environment(variables)).unwrap().settings;
     assert_eq!(settings.services[0].timeouts.connect, Duration::from_secs(9));
-    assert_eq!(&*settings.services[0].versions[0].endpoints[0], "a:1");
+    assert_eq!(&*settings.services[0].versions[0].endpoints[0].authority, "a:1");
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! Single values: percentages, durations, addresses, names, words; each with its bounds and the reason for them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 
 use super::file::{At, Field, Meaning, Place, closest, listed};
 use super::problem::clipped;
+use crate::domain::authority::{Authority, AuthorityError};
 use crate::domain::names::NameError;
 use crate::domain::split::{Weight, WeightError};
 
@@ -45,6 +45,43 @@ pub(super) fn duration(field: &Field<'_>, bounds: &Bounds) -> Option<Duration> {
 /// As people write it: `1m 30s`.
 pub(super) fn spoken(duration: Duration) -> String {
     SignedDuration::try_from(duration).map_or_else(|_| format!("{duration:?}"), |signed| format!("{signed:#}"))
+}
+
+/// What a count may be, and why not more or less.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counts {
+    pub least: u32,
+    pub most: u32,
+    pub why: &'static str,
+}
+
+pub(super) fn count(field: &Field<'_>, counts: &Counts) -> Option<u32> {
+    let number = field.integer(&counts.least.max(1).to_string())?;
+    let count = u32::try_from(number).ok().filter(|count| (counts.least..=counts.most).contains(count));
+    if count.is_none() {
+        let Counts { least, most, why } = counts;
+        field.place.error(
+            format!("`{number}` is not between {least} and {most}"),
+            format!("choose from {least} to {most}: {why}"),
+        );
+    }
+    count
+}
+
+/// Whether something is `false`; `true` does not say what it is, and is refused. `part` is one of its keys, as a
+/// variable spells it.
+pub(super) fn switched_off(field: &Field<'_>, example: &str, part: &str) -> bool {
+    if field.is_boolean() && field.boolean() == Some(true) {
+        let message = "`true` does not say what the limit is";
+        let help = match field.place.variable() {
+            Some(variable) => {
+                format!("set its parts, such as `{variable}_{part}`, or `{variable}=false` to switch it off")
+            }
+            None => format!("write `{example}`, or `false` to switch it off"),
+        };
+        field.place.error(message, help);
+    }
+    field.is_boolean()
 }
 
 /// A range of percentages, both ends included, and why not more or less.
@@ -106,6 +143,7 @@ pub(super) fn word<T: Copy>(field: &Field<'_>, words: &[(&'static str, T)]) -> O
     found.map(|(_, value)| *value)
 }
 
+/// The name of a header.
 pub(super) fn header_name(field: &Field<'_>) -> Option<http::HeaderName> {
     let At { value: text, place } = field.text(Meaning::Text("x-canary"))?;
     let help = "letters, digits and `-`, such as `x-canary`";
@@ -155,118 +193,35 @@ fn listening_form(text: &str) -> String {
 }
 
 /// An upstream address: `host:port`, `ip:port` or `[v6]:port`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Endpoint {
-    pub text: Arc<str>,
-    pub host: Host,
-    pub port: u16,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Host {
-    Ip(IpAddr),
-    /// Lower case.
-    Name(String),
-}
+pub(super) type Endpoint = Authority;
 
 pub(super) fn endpoint<'a>(field: &Field<'a>) -> Option<At<'a, Endpoint>> {
     let At { value: text, place } = field.text(Meaning::Address)?;
-    match read_endpoint(text, |form| field.quoted(form)) {
-        Ok((host, port)) => Some(At { value: Endpoint { text: text.into(), host, port }, place }),
-        Err((what, help)) => {
-            place.error(format!("`{}` {what}", clipped(text)), help);
+    match Authority::parse(text) {
+        Ok(value) => Some(At { value, place }),
+        Err(error) => {
+            place.error(format!("`{}` {error}", clipped(text)), endpoint_help(&error, |form| field.quoted(form)));
             None
         }
     }
 }
 
-type Refusal = (&'static str, String);
-
 /// `quoted` writes a text as it has to be written there.
-fn read_endpoint(text: &str, quoted: impl Fn(&str) -> String) -> Result<(Host, u16), Refusal> {
-    if text.is_empty() {
-        return Err(("is empty", "remove it, or write `host:port`".to_owned()));
-    }
-    if let Some((_, rest)) = text.split_once("://") {
-        let bare = rest.split('/').next().unwrap_or_default();
-        return Err(("is a URL, not an endpoint", format!("write `{}`: host and port only", quoted(&clipped(bare)))));
-    }
-    if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
-        let form = quoted(&format!("[{text}]:8080"));
-        return Err(("has no port", format!("write `{form}`, with the port the version listens on")));
-    }
-    let Some((host, port)) = text.rsplit_once(':') else {
-        let form = quoted(&format!("{}:8080", clipped(text)));
-        return Err(("has no port", format!("write `{form}`, with the port the version listens on")));
-    };
-    let port = read_port(port)?;
-    Ok((read_host(host, port, quoted)?, port))
-}
-
-fn read_port(text: &str) -> Result<u16, Refusal> {
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    match text.parse() {
-        Ok(port) if digits && port > 0 => Ok(port),
-        _ => Err(("has no usable port", "end it with `:` and a port from 1 to 65535".to_owned())),
-    }
-}
-
-fn read_host(text: &str, port: u16, quoted: impl Fn(&str) -> String) -> Result<Host, Refusal> {
-    let form = || ("is not an endpoint", "write `host:port`, `127.0.0.1:8080` or `[::1]:8080`".to_owned());
-    let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let ip = match bracketed {
-        Some(inner) => Some(IpAddr::V6(inner.parse::<Ipv6Addr>().map_err(|_| form())?)),
-        None => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
-    };
-    match ip {
-        Some(ip) if ip.is_unspecified() => {
-            let local = quoted(&SocketAddr::new(loopback_like(ip), port).to_string());
-            Err(("is an address to listen on, not to connect to", format!("write `{local}` for this machine")))
+fn endpoint_help(error: &AuthorityError, quoted: impl Fn(&str) -> String) -> String {
+    let quoted = |meant: &str| quoted(&clipped(meant));
+    match error {
+        AuthorityError::Empty => "remove it, or write `host:port`".to_owned(),
+        AuthorityError::Url { meant } => format!("write `{}`: host and port only", quoted(meant)),
+        AuthorityError::NoPort { meant } => {
+            format!("write `{}`, with the port the version listens on", quoted(meant))
         }
-        Some(ip) => Ok(Host::Ip(ip)),
-        None if is_host_name(text) => Ok(Host::Name(text.trim_end_matches('.').to_ascii_lowercase())),
-        None => Err(form()),
+        AuthorityError::Port => "end it with `:` and a port from 1 to 65535".to_owned(),
+        AuthorityError::Unspecified { meant } => format!("write `{}` for this machine", quoted(meant)),
+        AuthorityError::Form => "write `host:port`, `127.0.0.1:8080` or `[::1]:8080`".to_owned(),
     }
 }
 
-fn loopback_like(ip: IpAddr) -> IpAddr {
-    if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
-}
-
-/// RFC 1123 §2.1, and underscores, which container networks use. A last label of digits is a mistyped address.
-fn is_host_name(text: &str) -> bool {
-    let text = text.strip_suffix('.').unwrap_or(text);
-    let label = |label: &str| {
-        let fits = label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-        (1..=63).contains(&label.len()) && fits && !label.starts_with('-') && !label.ends_with('-')
-    };
-    let last = text.rsplit('.').next().unwrap_or_default();
-    text.len() <= 253 && text.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit())
-}
-
-impl Endpoint {
-    /// Whether both are the same address, however they are spelled.
-    pub fn is(&self, other: &Endpoint) -> bool {
-        self.host == other.host && self.port == other.port
-    }
-
-    /// Whether connecting to it reaches `listener` for certain: a proxy loop.
-    pub fn reaches(&self, listener: SocketAddr) -> bool {
-        let loopback = |name: &str| name == "localhost" || name.ends_with(".localhost");
-        let same_host = match &self.host {
-            Host::Ip(ip) => overlaps(*ip, listener.ip()),
-            Host::Name(name) => loopback(name) && (listener.ip().is_loopback() || listener.ip().is_unspecified()),
-        };
-        same_host && self.port == listener.port()
-    }
-}
-
-/// Whether a connection to `ip` may be accepted by a socket bound to `bound`; with an unspecified one, only loopback is
-/// certain.
-fn overlaps(ip: IpAddr, bound: IpAddr) -> bool {
-    let (ip, bound) = (ip.to_canonical(), bound.to_canonical());
-    ip == bound || (bound.is_unspecified() && ip.is_loopback())
-}
+type Refusal = (&'static str, String);
 
 /// Whether two sockets cannot both be bound: the same port, and one address or one of them unspecified.
 pub(super) fn collide(one: SocketAddr, other: SocketAddr) -> bool {
@@ -330,63 +285,6 @@ pub(super) fn first_twin<'i, 'a, T: PartialEq>(earlier: &'i [At<'a, T>], value: 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(text: &str) -> Endpoint {
-        let (host, port) = read_endpoint(text, str::to_owned).unwrap();
-        Endpoint { text: text.into(), host, port }
-    }
-
-    #[test]
-    fn an_endpoint_is_a_host_and_a_port() {
-        for good in ["127.0.0.1:80", "[::1]:80", "shop:8080", "a.b-c.example:1", "web_1:65535", "example.com.:80"] {
-            assert!(read_endpoint(good, str::to_owned).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            ":80",
-            "shop",
-            "shop:",
-            "shop:0",
-            "shop:65536",
-            "shop:+80",
-            "::1:80:",
-            "::1",
-            "[::1]",
-            "[::1]80",
-            "[shop]:80",
-            "127.0.0.1.5:80",
-            "300.1.1.1:80",
-            "0.0.0.0:80",
-            "[::]:80",
-            "http://shop:80/",
-            "a b:80",
-            "-shop:80",
-            "sh..op:80",
-            "user@shop:80",
-            "shop:80/path",
-        ] {
-            assert!(read_endpoint(bad, str::to_owned).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_endpoint_that_reaches_a_listener_is_seen_through_its_spelling() {
-        for (endpoint, listener, reaches) in [
-            ("127.0.0.1:80", "127.0.0.1:80", true),
-            ("127.0.0.1:80", "0.0.0.0:80", true),
-            ("127.0.0.1:80", "[::]:80", true),
-            ("[::1]:80", "[::]:80", true),
-            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
-            ("localhost:80", "127.0.0.1:80", true),
-            ("LOCALHOST.:80", "0.0.0.0:80", true),
-            ("127.0.0.1:81", "127.0.0.1:80", false),
-            ("10.0.0.1:80", "0.0.0.0:80", false),
-            ("127.0.0.2:80", "127.0.0.1:80", false),
-            ("shop:80", "0.0.0.0:80", false),
-        ] {
-            assert_eq!(at(endpoint).reaches(listener.parse().unwrap()), reaches, "{endpoint} {listener}");
-        }
-    }
 
     #[test]
     fn a_path_prefix_loses_its_last_slash() {

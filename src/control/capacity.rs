@@ -115,6 +115,8 @@ mod tests {
             sticky: None,
             timeouts: Timeouts::default(),
             admission: Admission::default(),
+            health_check: None,
+            balancing: crate::domain::balance::Balancing::default(),
         }])
     }
 

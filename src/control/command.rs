@@ -6,11 +6,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::capacity::{Overload, Overloaded};
+use super::checks::Checks;
 use super::engine::Resolved;
 use super::journal::{Actor, Journal};
 use super::reload::{ConfigView, Extent, NotReloaded, Reload, Reloaded};
 use super::store::StoreError;
 use super::view::View;
+use crate::domain::amendments;
 use crate::domain::judge::Mode;
 use crate::domain::names::{ServiceName, VersionName};
 use crate::domain::service::Definition;
@@ -32,6 +34,17 @@ pub enum Command {
         request: Request,
         precondition: Precondition,
         overload: Overload,
+        run: Run,
+        actor: Actor,
+        reply: Reply,
+    },
+    /// A person's request to change which versions and endpoints there are, or what is wanted of one; `resolved`: where
+    /// the names in it lead.
+    Amend {
+        service: ServiceName,
+        request: amendments::Request,
+        resolved: Vec<Resolved>,
+        precondition: Precondition,
         run: Run,
         actor: Actor,
         reply: Reply,
@@ -94,6 +107,10 @@ pub enum Refused {
     Conflict(#[from] Refusal),
     #[error(transparent)]
     Overloaded(#[from] Overloaded),
+    #[error("version `{0}` has no endpoint that is ready and has passed its health check")]
+    Closed(VersionName),
+    #[error(transparent)]
+    Amendment(#[from] amendments::Refusal),
     #[error("{}", in_use(.0))]
     InUse(Vec<InUse>),
     #[error("the store cannot keep it: {0}")]
@@ -113,7 +130,7 @@ pub fn admit(
     request: Request,
     precondition: Precondition,
 ) -> Result<Vec<Change>, Refused> {
-    if let Request::Unseal(version) = &request
+    if let Request::Unseal(version) | Request::Canary(version) = &request
         && service.definition.version(version).is_none()
     {
         return Err(Refused::NoVersion(service.definition.name.clone(), version.clone()));
@@ -123,11 +140,30 @@ pub fn admit(
     if changes.iter().all(never_raises) {
         return Ok(changes);
     }
-    let current = service.revision;
+    met(precondition, service.revision).map(|()| changes)
+}
+
+/// As [`admit`], for a request about versions and endpoints. What only takes traffic away needs no precondition.
+/// `serves`: whether an endpoint is well.
+pub fn amend(
+    service: &ServiceState,
+    serves: impl Fn(&VersionName, &str) -> bool,
+    request: amendments::Request,
+    precondition: Precondition,
+) -> Result<Vec<Change>, Refused> {
+    let standing = &service.standing;
+    let changes = standing.amendments.handle(standing, &service.file, &service.definition, serves, request)?;
+    if changes.iter().all(Change::lowers) {
+        return Ok(changes);
+    }
+    met(precondition, service.revision).map(|()| changes)
+}
+
+fn met(precondition: Precondition, current: u64) -> Result<(), Refused> {
     match precondition {
         Precondition::None => Err(Refused::PreconditionRequired { current }),
         Precondition::Revision(given) if given != current => Err(Refused::PreconditionFailed { given, current }),
-        Precondition::Any | Precondition::Revision(_) => Ok(changes),
+        Precondition::Any | Precondition::Revision(_) => Ok(()),
     }
 }
 
@@ -152,6 +188,7 @@ pub struct Control {
     config: Arc<ArcSwap<ConfigView>>,
     view: Arc<ArcSwap<View>>,
     journal: Arc<Journal>,
+    checks: Arc<Checks>,
 }
 
 /// The end of whoever reads files.
@@ -165,7 +202,7 @@ impl Control {
     pub fn new(view: Arc<ArcSwap<View>>, journal: Arc<Journal>) -> (Control, Commands, Reloads) {
         let (commands, commanded) = mpsc::channel(WAITING_COMMANDS);
         let (reloads, to_reload) = mpsc::channel(WAITING_RELOADS);
-        let control = Control { commands, reloads, config: Arc::default(), view, journal };
+        let control = Control { commands, reloads, config: Arc::default(), view, journal, checks: Arc::default() };
         (control, commanded, to_reload)
     }
 
@@ -180,6 +217,19 @@ impl Control {
         actor: Actor,
     ) -> Result<Done, Refused> {
         self.command(|reply| Command::Change { service, request, precondition, overload, run, actor, reply }).await
+    }
+
+    /// As [`Control::ask`], about versions and endpoints.
+    pub async fn amend(
+        &self,
+        service: ServiceName,
+        request: amendments::Request,
+        resolved: Vec<Resolved>,
+        precondition: Precondition,
+        run: Run,
+        actor: Actor,
+    ) -> Result<Done, Refused> {
+        self.command(|reply| Command::Amend { service, request, resolved, precondition, run, actor, reply }).await
     }
 
     /// Puts a file's definitions in the place of the last one's; `resolved`: where their endpoints' names lead.
@@ -227,12 +277,19 @@ impl Control {
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
     }
+
+    /// What was last heard of each endpoint.
+    #[must_use]
+    pub fn checks(&self) -> &Arc<Checks> {
+        &self.checks
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::admission::Admission;
+    use crate::domain::balance::Balancing;
     use crate::domain::error_pages::ErrorPages;
     use crate::domain::judge::{Policy, Verdict};
     use crate::domain::retry::RetryPolicy;
@@ -259,6 +316,8 @@ mod tests {
             timeouts: Timeouts::default(),
             retries: RetryPolicy::default(),
             admission: Admission::default(),
+            health_check: None,
+            balancing: Balancing::default(),
         }])
     }
 

@@ -62,6 +62,14 @@ fn spelt(change: &Change, by_judge: bool) -> (&'static str, String) {
         Change::Promoted { .. } => ("promote", "person"),
         Change::Aborted { .. } => ("abort", "person"),
         Change::Unsealed { .. } => ("unseal", "person"),
+        Change::CanaryNamed { .. } => ("canary", "person"),
+        Change::EndpointSet { to, .. } => return ("endpoint_state", to.as_str().to_owned()),
+        Change::EndpointPut { .. } => ("endpoint_put", "person"),
+        Change::EndpointRemoved { .. } => ("endpoint_removed", "person"),
+        Change::VersionAdded { .. } => ("version_added", "person"),
+        Change::VersionRemoved { .. } => ("version_removed", "person"),
+        Change::AmendmentsSettled { .. } => ("amendments_settled", "file"),
+        Change::EndpointHealth { to, .. } => return ("endpoint_health", to.as_str().to_owned()),
     };
     (decision, trigger.to_owned())
 }

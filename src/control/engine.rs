@@ -16,15 +16,19 @@ use tokio::sync::mpsc;
 use super::boot::warn_of_ignored_weights;
 use super::capacity::{self, Overload, Overloaded};
 use super::collector::Collector;
-use super::command::{Command, Commands, Done, Force, Refused, Reply, Run, admit};
+use super::command::{Command, Commands, Done, Force, Refused, Reply, Run, admit, amend};
+use super::ejections::{census, eject};
 use super::journal::{Actor, Entry, Incident, Journal};
 use super::store::{Insist, Keeper, StoreError, Stored};
-use super::view::{ServiceView, StoreView, View};
+use super::view::{Drawn, ServiceView, StoreView, View};
+use crate::domain::authority::Authority;
+use crate::domain::health::Operational;
 use crate::domain::judge::Judge;
-use crate::domain::names::{Exposure, ServiceName};
+use crate::domain::names::{Exposure, ServiceName, VersionName};
+use crate::domain::pool::{Endpoint, Member};
 use crate::domain::service::Definition;
 use crate::domain::snapshot::Snapshot;
-use crate::domain::standing::{Change, Input};
+use crate::domain::standing::{Change, Input, Request};
 use crate::domain::state::{Event, State};
 use crate::domain::time::{Moment, Tick};
 use crate::domain::window::Rows;
@@ -49,12 +53,25 @@ pub struct Resolved {
     pub addresses: Vec<SocketAddr>,
 }
 
+/// What is believed of an endpoint from now on.
+#[derive(Debug)]
+pub struct Checked {
+    pub service: ServiceName,
+    pub version: VersionName,
+    pub endpoint: Arc<Endpoint>,
+    pub from: Operational,
+    pub to: Operational,
+    /// What the last check said.
+    pub because: String,
+}
+
 /// Everything that reaches the engine.
 #[derive(Debug)]
 pub struct Inlets {
     pub batches: BatchReceiver,
     pub commands: Commands,
     pub resolved: mpsc::Receiver<Resolved>,
+    pub checked: mpsc::Receiver<Checked>,
     pub stored: mpsc::UnboundedReceiver<Stored>,
 }
 
@@ -146,6 +163,7 @@ impl Engine {
                 Some(command) = inlets.commands.recv() => self.command(command),
                 Some(stored) = inlets.stored.recv() => self.stored(&stored),
                 Some(resolved) = inlets.resolved.recv() => self.resolved(&resolved),
+                Some(checked) = inlets.checked.recv() => self.checked(checked),
                 batch = inlets.batches.next() => match batch {
                     Some(batch) => self.collector.absorb(batch),
                     None => break,
@@ -163,20 +181,29 @@ impl Engine {
             Command::Change { service, request, precondition, overload, run, actor, reply } => {
                 let admitted = match self.state.service(&service) {
                     None => Err(Refused::NoService(service.clone())),
-                    Some(state) => admit(state, self.tools.clock.now(), request, precondition),
+                    Some(state) => self
+                        .may(&service, &request)
+                        .and_then(|()| admit(state, self.tools.clock.now(), request, precondition)),
                 };
-                let fits = |changes: Vec<Change>| match overload {
+                let admitted = admitted.and_then(|changes| match overload {
                     Overload::Accepted => Ok(changes),
                     Overload::Refused => self.fits(&service, &changes).map(|()| changes).map_err(Refused::from),
-                };
-                match admitted.and_then(fits) {
-                    Ok(changes) if run == Run::Dry => {
-                        self.answer(Some(reply), &service, Ok(!changes.is_empty()), false);
-                    }
-                    Ok(changes) if changes.is_empty() => self.answer(Some(reply), &service, Ok(false), true),
-                    Ok(changes) => self.enact(&service, changes, &actor, Some(reply)),
-                    Err(refused) => self.answer(Some(reply), &service, Err(refused), true),
+                });
+                self.carry_out(&service, admitted, run, &actor, reply);
+            }
+            Command::Amend { service, request, resolved, precondition, run, actor, reply } => {
+                for resolved in resolved.iter().filter(|_| run == Run::Real) {
+                    self.state.resolve(&resolved.authority, resolved.addresses.clone());
                 }
+                let snapshot = self.tools.publisher.current();
+                let serves = |version: &VersionName, endpoint: &str| {
+                    snapshot.service(&service).is_some_and(|service| service.serves(version, endpoint))
+                };
+                let admitted = match self.state.service(&service) {
+                    None => Err(Refused::NoService(service.clone())),
+                    Some(state) => amend(state, serves, request, precondition),
+                };
+                self.carry_out(&service, admitted, run, &actor, reply);
             }
             Command::Declare { definitions, resolved, force, actor, reply } => {
                 for resolved in &resolved {
@@ -194,10 +221,37 @@ impl Engine {
         let rate = self.collector.rate(ids, self.closing);
         let snapshot = self.tools.publisher.current();
         capacity::check(service, changes, rate, |version| {
-            let service = snapshot.services.iter().find(|service| service.name == *name);
-            let versions = service.iter().flat_map(|service| &service.versions);
-            versions.filter(|listed| listed.name == *version).map(|version| version.pool.endpoints.len()).sum()
+            let versions = snapshot.service(name).into_iter().flat_map(|service| &service.versions);
+            let pools = versions.filter(|listed| listed.name == *version).map(|version| &version.pool);
+            pools.flat_map(|pool| &pool.members).filter(|member| carries(member)).count()
         })
+    }
+
+    /// All traffic would go to a version that never was healthy: the only request that asks for more than may be.
+    fn may(&self, service: &ServiceName, request: &Request) -> Result<(), Refused> {
+        let snapshot = self.tools.publisher.current();
+        let canary = self.state.service(service).and_then(|service| service.standing.canary.as_ref());
+        let (Some(service), Some(canary), Request::Promote) = (snapshot.service(service), canary, request) else {
+            return Ok(());
+        };
+        let closed = service.versions.iter().any(|version| version.name == *canary && !version.pool.is_open());
+        if closed { Err(Refused::Closed(canary.clone())) } else { Ok(()) }
+    }
+
+    fn carry_out(
+        &mut self,
+        service: &ServiceName,
+        admitted: Result<Vec<Change>, Refused>,
+        run: Run,
+        actor: &Actor,
+        reply: Reply,
+    ) {
+        match admitted {
+            Ok(changes) if run == Run::Dry => self.answer(Some(reply), service, Ok(!changes.is_empty()), false),
+            Ok(changes) if changes.is_empty() => self.answer(Some(reply), service, Ok(false), true),
+            Ok(changes) => self.enact(service, changes, actor, Some(reply)),
+            Err(refused) => self.answer(Some(reply), service, Err(refused), true),
+        }
     }
 
     fn answer(&self, reply: Option<Reply>, service: &ServiceName, result: Result<bool, Refused>, durable: bool) {
@@ -375,6 +429,18 @@ impl Engine {
         self.publish();
     }
 
+    /// The workers know already; the split may have to. Of an endpoint that has gone meanwhile nothing is said.
+    fn checked(&mut self, checked: Checked) {
+        let Checked { service, version, endpoint, from, to, because } = checked;
+        let Some(state) = self.state.service(&service) else { return };
+        let listed = state.definition.version(&version);
+        let listed = listed.is_some_and(|v| v.endpoints.iter().any(|listed| listed.authority == endpoint.authority));
+        let Some(authority) = Authority::parse(&endpoint.authority).ok().filter(|_| listed) else { return };
+        let address = endpoint.address;
+        let change = Change::EndpointHealth { version, endpoint: authority, address, from, to, because };
+        self.enact(&service, vec![change], &Actor::checks(), None);
+    }
+
     /// Ends a tick: judges every exposure, acts, and draws new pictures.
     fn close(&mut self) {
         let tick = self.closing;
@@ -382,12 +448,14 @@ impl Engine {
         let rows = self.collector.close(tick);
         let now = self.tools.clock.now();
         self.announce_late(now);
+        let snapshot = self.tools.publisher.current();
+        eject(&snapshot, now);
         let names: Vec<ServiceName> = self.state.services().map(|service| service.definition.name.clone()).collect();
         for name in &names {
             if self.state.service(name).is_some_and(|service| service.standing.paused.is_some()) {
                 self.act(name, now, Input::Passed);
             }
-            self.judge(name, tick, now, &rows);
+            self.judge(name, tick, now, &snapshot, &rows);
         }
         self.publish(); // generations that opened or closed
         let due =
@@ -402,7 +470,7 @@ impl Engine {
         if judged { VIEW_TICKS_JUDGED } else { VIEW_TICKS }
     }
 
-    fn judge(&mut self, name: &ServiceName, tick: Tick, now: Moment, rows: &Rows) {
+    fn judge(&mut self, name: &ServiceName, tick: Tick, now: Moment, snapshot: &Snapshot, rows: &Rows) {
         let Some(service) = self.state.service(name) else { return };
         let Some(exposure) = service.standing.exposure else { return };
         let (definition, weight) = (service.definition.clone(), service.standing.weight);
@@ -415,6 +483,9 @@ impl Engine {
         };
         let trial = self.trials.entry(name.clone()).or_insert(trial);
         trial.count(tick, rows);
+        if let Some([canary, stable]) = census(snapshot, name, now) {
+            trial.judge.watch_endpoints(canary, stable);
+        }
         let verdict = trial.judge.tick(tick, weight, rows.of(exposure));
         let generation = trial.judge.generation();
         self.act(name, now, Input::Judged(verdict));
@@ -469,7 +540,9 @@ impl Engine {
     /// Publishes a snapshot if the newest one no longer shows the state.
     fn publish(&mut self) {
         if self.published != self.state.stamp() {
-            let snapshot = Snapshot::of(&self.state, &self.tools.publisher.current());
+            let current = self.tools.publisher.current();
+            let snapshot = Snapshot::of(&self.state, &current);
+            snapshot.close_endpoints(&current);
             self.tools.publisher.publish(snapshot);
             self.published = self.state.stamp();
         }
@@ -488,13 +561,14 @@ impl Engine {
         }
         let mut view = View::clone(&self.tools.view.load());
         let snapshot = self.tools.publisher.current();
+        let now = Drawn::now(self.tools.clock.now());
         for name in names {
             let unannounced =
                 |waiting: &Waiting| matches!(waiting.then, Then::Announce) && waiting.service() == Some(name);
             let announced = !self.waiting.iter().any(unannounced);
             let Some(service) = self.state.service(name).filter(|_| announced) else { continue };
             let reading = self.trials.get(name).map(|trial| trial.judge.reading()).unwrap_or_default();
-            let mut drawn = ServiceView::draw(service, &snapshot, reading, &mut self.collector, self.closing);
+            let mut drawn = ServiceView::draw(service, &snapshot, reading, &mut self.collector, self.closing, now);
             drawn.paused = service.standing.paused.map(|until| until.since(self.tools.clock.now())).map(ending);
             view.services.insert(name.clone(), Arc::new(drawn));
         }
@@ -571,4 +645,9 @@ impl Trial {
         let detection = self.failing.map(|(first, _)| now.since(first));
         Incident { detection_ms: detection.map(millis), ..self.incident.clone() }
     }
+}
+
+/// Whether an endpoint can take requests, or could once it has proven itself.
+fn carries(member: &Member) -> bool {
+    member.wanted() && member.endpoint.operational() != Operational::Unhealthy
 }

@@ -8,11 +8,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use super::decisions::Decisions;
+use crate::domain::health::Operational;
 use crate::domain::standing::Change;
 use crate::domain::state::Event;
 
 /// Entries kept for `Last-Event-ID`; a watcher further behind is told to read the state again.
 const KEPT: usize = 1_024;
+/// The part of them that may be commentary: holds, and the health of endpoints.
+const COMMENTS: usize = 4;
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,6 +67,12 @@ impl Actor {
     pub fn judge() -> Actor {
         Actor { name: "judge".to_owned(), reason: None }
     }
+
+    /// The health checks.
+    #[must_use]
+    pub fn checks() -> Actor {
+        Actor { name: "check".to_owned(), reason: None }
+    }
 }
 
 /// What a rollback cost, counted from the exposure's begin.
@@ -111,9 +120,7 @@ impl Journal {
         log(&entry);
         self.decisions.lock().unwrap_or_else(std::sync::PoisonError::into_inner).count(&entry);
         let mut entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if entries.len() == KEPT {
-            entries.pop_front();
-        }
+        make_room(&mut entries);
         entries.push_back(entry.clone());
         // Announced under the lock, so that `watch` can neither miss an entry nor see it twice.
         let _nobody_watching = self.feed.send(entry);
@@ -138,6 +145,16 @@ impl Journal {
         let entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         entries.iter().rev().find(|entry| wanted(entry)).cloned()
     }
+}
+
+/// Commentary comes as often as endpoints flap: beyond its share it goes before what was decided does.
+fn make_room(entries: &mut VecDeque<Entry>) {
+    if entries.len() < KEPT {
+        return;
+    }
+    let comments = entries.iter().filter(|entry| !entry.event.change.is_kept()).count();
+    let comment = entries.iter().position(|entry| !entry.event.change.is_kept());
+    entries.remove(comment.filter(|_| comments > KEPT / COMMENTS).unwrap_or(0));
 }
 
 /// Says in the log what was decided.
@@ -173,5 +190,28 @@ fn log(entry: &Entry) {
         Change::Promoted { version, replaced } => tracing::info!(%service, %version, %replaced, actor, "promoted"),
         Change::Aborted { version, from } => tracing::warn!(%service, %version, %from, actor, "aborted and sealed"),
         Change::Unsealed { version } => tracing::warn!(%service, %version, actor, "unsealed"),
+        Change::CanaryNamed { version, .. } => tracing::info!(%service, %version, actor, "canary named"),
+        Change::EndpointSet { version, endpoint, from, to } => {
+            let (from, to) = (from.as_str(), to.as_str());
+            tracing::info!(%service, %version, %endpoint, from, to, actor, "endpoint set");
+        }
+        Change::EndpointPut { version, endpoint, weight } => {
+            tracing::info!(%service, %version, %endpoint, weight, actor, "endpoint added or weighed anew");
+        }
+        Change::EndpointRemoved { version, endpoint } => {
+            tracing::warn!(%service, %version, %endpoint, actor, "endpoint removed");
+        }
+        Change::VersionAdded { version, .. } => tracing::info!(%service, %version, actor, "version added"),
+        Change::VersionRemoved { version } => tracing::warn!(%service, %version, actor, "version removed"),
+        Change::AmendmentsSettled { settled } => {
+            let settled = settled.len();
+            tracing::info!(%service, settled, "changes made at run time are the file's now, or mean nothing any more");
+        }
+        Change::EndpointHealth { version, endpoint, to: Operational::Healthy, because, .. } => {
+            tracing::info!(%service, %version, %endpoint, because, "endpoint healthy");
+        }
+        Change::EndpointHealth { version, endpoint, because, .. } => {
+            tracing::warn!(%service, %version, %endpoint, because, "endpoint unhealthy");
+        }
     }
 }

@@ -5,7 +5,7 @@
 //!                   (windows)    │  ▲  │
 //!         domain::judge ◀────────┘  │  └──▶ journal, view         (what the API and people see)
 //!         domain::standing          │
-//!                        command ───┤ resolver                (names to addresses)
+//!                        command ───┤ resolver, prober        (names to addresses; whether endpoints are well)
 //!                 (the API asks)    └─ store                   (its own thread: keeps, then tells)
 //! ```
 //!
@@ -13,11 +13,14 @@
 
 pub mod boot;
 pub mod capacity;
+pub mod checks;
 pub mod collector;
 pub mod command;
 pub mod decisions;
+mod ejections;
 pub mod engine;
 pub mod journal;
+pub mod prober;
 pub mod reload;
 pub mod resolver;
 pub mod store;

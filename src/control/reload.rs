@@ -1,5 +1,7 @@
 //! Asking for the file to be read again. The engine does not read files and `admin` does not wire: both meet here.
 
+use std::net::SocketAddr;
+
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
@@ -63,10 +65,18 @@ pub struct ConfigView {
     /// Why the last reading failed.
     pub trouble: Option<String>,
     pub warnings: Vec<String>,
+    /// Where we listen, the admin listener included: no endpoint may be one of these.
+    pub own: Vec<SocketAddr>,
 }
 
 impl Default for ConfigView {
     fn default() -> ConfigView {
-        ConfigView { successful: true, in_force_since: Timestamp::UNIX_EPOCH, trouble: None, warnings: Vec::new() }
+        ConfigView {
+            successful: true,
+            in_force_since: Timestamp::UNIX_EPOCH,
+            trouble: None,
+            warnings: Vec::new(),
+            own: Vec::new(),
+        }
     }
 }

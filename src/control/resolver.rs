@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::net::lookup_host;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::engine::Resolved;
+use super::view::View;
 
 const AGAIN: Duration = Duration::from_secs(30);
 /// A lookup that takes longer than this has failed.
@@ -24,11 +26,10 @@ pub async fn resolve(authorities: &BTreeSet<Arc<str>>) -> Vec<Result<Resolved, A
 }
 
 /// Looks the names up again and again, and tells the engine what it finds. Ends with the engine.
-pub async fn keep_resolving(authorities: watch::Receiver<BTreeSet<Arc<str>>>, engine: mpsc::Sender<Resolved>) {
+pub async fn keep_resolving(view: Arc<ArcSwap<View>>, engine: mpsc::Sender<Resolved>) {
     while !engine.is_closed() {
         tokio::time::sleep(AGAIN).await;
-        let names: BTreeSet<Arc<str>> = authorities.borrow().iter().filter(|name| is_name(name)).cloned().collect();
-        for result in resolve(&names).await {
+        for result in resolve(&names(&view.load())).await {
             match result {
                 Ok(resolved) => {
                     if engine.send(resolved).await.is_err() {
@@ -39,6 +40,13 @@ pub async fn keep_resolving(authorities: watch::Receiver<BTreeSet<Arc<str>>>, en
             }
         }
     }
+}
+
+/// Of all endpoints that there are now, those given by name.
+fn names(view: &View) -> BTreeSet<Arc<str>> {
+    let versions = view.services.values().flat_map(|service| &service.versions);
+    let endpoints = versions.flat_map(|version| &version.endpoints);
+    endpoints.map(|endpoint| endpoint.authority.clone()).filter(|authority| is_name(authority)).collect()
 }
 
 fn is_name(authority: &str) -> bool {

@@ -216,7 +216,7 @@ fn parts(text: &str) -> Result<Vec<Part>, RedirectError> {
             rest = &rest[name.len()..];
             continue;
         }
-        let end = rest[1..].find('{').map_or(rest.len(), |at| at + 1);
+        let end = rest.bytes().skip(1).position(|byte| byte == b'{').map_or(rest.len(), |at| at + 1);
         let plain = rest.get(..end).ok_or(RedirectError::Character)?;
         if plain.contains(['{', '}']) {
             return Err(RedirectError::Placeholder);
@@ -307,6 +307,13 @@ mod tests {
     fn access(deny: &[&str], allow: &[&str]) -> Access {
         let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
         Access { deny: ranges(deny), allow: ranges(allow) }
+    }
+
+    #[test]
+    fn a_redirect_to_a_place_of_other_letters_is_refused() {
+        for text in ["ü.ry}", "{host}ü{path}"] {
+            assert!(matches!(parts(text), Err(RedirectError::Character | RedirectError::Placeholder)), "{text}");
+        }
     }
 
     #[test]

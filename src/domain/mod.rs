@@ -5,11 +5,18 @@
 
 pub mod action;
 pub mod admission;
+pub mod amendments;
+pub mod authority;
+pub mod balance;
+pub mod breaker;
 pub mod cap;
+pub mod check;
 pub mod cidr;
 pub mod cookie;
 pub mod duration;
+pub mod ejection;
 pub mod error_pages;
+pub mod health;
 pub mod judge;
 pub mod names;
 pub mod outcome;

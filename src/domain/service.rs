@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admission::Admission;
+use super::balance::Balancing;
+use super::check::HealthCheck;
 use super::error_pages::ErrorPages;
 use super::judge::Policy;
 use super::names::{ServiceName, VersionName};
@@ -31,6 +33,9 @@ pub struct Definition {
     pub timeouts: Timeouts,
     pub retries: RetryPolicy,
     pub admission: Admission,
+    /// `None`: nobody asks, and endpoints count as healthy.
+    pub health_check: Option<HealthCheck>,
+    pub balancing: Balancing,
 }
 
 impl Definition {
@@ -43,10 +48,27 @@ impl Definition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionDefinition {
     pub name: VersionName,
-    /// `host:port`, as written: an address, or a name to look up.
-    pub endpoints: Vec<Arc<str>>,
+    pub endpoints: Vec<EndpointDefinition>,
     /// Requests per second that each endpoint can carry, if that is known.
     pub capacity: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointDefinition {
+    /// `host:port`, as written: an address, or a name to look up.
+    pub authority: Arc<str>,
+    /// Its share of the version's requests, relative to the others'; 1 to 1000.
+    pub weight: u32,
+}
+
+impl EndpointDefinition {
+    pub const DEFAULT_WEIGHT: u32 = 1;
+}
+
+impl<T: Into<Arc<str>>> From<T> for EndpointDefinition {
+    fn from(authority: T) -> EndpointDefinition {
+        EndpointDefinition { authority: authority.into(), weight: EndpointDefinition::DEFAULT_WEIGHT }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

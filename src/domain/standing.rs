@@ -17,10 +17,14 @@
 //! live path and a replay of the journal run the same `apply`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::amendments::{Amendments, Listed, Settled};
+use super::authority::Authority;
+use super::health::{Administrative, Operational};
 use super::judge::{Conviction, Hold, Mode, Verdict};
 use super::names::{Exposure, VersionName};
 use super::split::{Role, Weight};
@@ -51,6 +55,9 @@ pub struct Standing {
     /// Until when new requests wait. Not kept: a restart serves at once, for a forgotten pause would be an outage.
     #[serde(skip)]
     pub paused: Option<Moment>,
+    /// What persons changed of versions and endpoints at run time.
+    #[serde(default, skip_serializing_if = "Amendments::is_empty")]
+    pub amendments: Amendments,
     /// No probe before this moment.
     #[serde(skip)]
     probe_again: Moment,
@@ -98,6 +105,8 @@ pub enum Request {
     /// New requests wait for so long, or until somebody resumes.
     Pause(Duration),
     Resume,
+    /// Names the canary.
+    Canary(VersionName),
 }
 
 /// What happened to a standing; the journal is made of these.
@@ -161,16 +170,77 @@ pub enum Change {
     },
     /// What waited goes on.
     TrafficResumed,
+    /// A person named another canary; it begins at weight 0.
+    CanaryNamed {
+        version: VersionName,
+        replaced: Option<VersionName>,
+    },
+    /// A person wants something else of an endpoint.
+    EndpointSet {
+        version: VersionName,
+        endpoint: Authority,
+        from: Administrative,
+        to: Administrative,
+    },
+    /// Added, or given another weight.
+    EndpointPut {
+        version: VersionName,
+        endpoint: Authority,
+        weight: u32,
+    },
+    EndpointRemoved {
+        version: VersionName,
+        endpoint: Authority,
+    },
+    VersionAdded {
+        version: VersionName,
+        endpoints: Vec<Listed>,
+    },
+    VersionRemoved {
+        version: VersionName,
+    },
+    /// What was changed at run time is the file's now, or means nothing any more.
+    AmendmentsSettled {
+        settled: Vec<Settled>,
+    },
+    /// What checks say of an endpoint.
+    EndpointHealth {
+        version: VersionName,
+        endpoint: Authority,
+        address: SocketAddr,
+        from: Operational,
+        to: Operational,
+        because: String,
+    },
 }
 
 impl Change {
-    /// Whether it can only take traffic from the canary: published first, journaled afterwards. All else waits for the
-    /// journal.
+    /// Whether it changes which versions and endpoints there are, or what is wanted of them.
+    #[must_use]
+    pub fn amends(&self) -> bool {
+        matches!(
+            self,
+            Change::EndpointSet { .. }
+                | Change::EndpointPut { .. }
+                | Change::EndpointRemoved { .. }
+                | Change::VersionAdded { .. }
+                | Change::VersionRemoved { .. }
+                | Change::AmendmentsSettled { .. }
+        )
+    }
+
+    /// Whether it can only take traffic from a version or an endpoint: published first, journaled afterwards. All else
+    /// waits for the journal.
     #[must_use]
     pub fn lowers(&self) -> bool {
         match self {
             Change::WeightSet { from, to, .. } => to < from,
-            Change::Aborted { .. } | Change::RolledBack { .. } | Change::ProbeBegan { .. } => true,
+            Change::Aborted { .. }
+            | Change::RolledBack { .. }
+            | Change::ProbeBegan { .. }
+            | Change::EndpointRemoved { .. }
+            | Change::VersionRemoved { .. } => true,
+            Change::EndpointSet { to, .. } => *to != Administrative::Ready,
             Change::Declared { .. }
             | Change::Resumed
             | Change::Promoted { .. }
@@ -180,7 +250,12 @@ impl Change {
             | Change::HoldBegan { .. }
             | Change::HoldEnded
             | Change::TrafficPaused { .. }
-            | Change::TrafficResumed => false,
+            | Change::TrafficResumed
+            | Change::CanaryNamed { .. }
+            | Change::EndpointPut { .. }
+            | Change::VersionAdded { .. }
+            | Change::AmendmentsSettled { .. }
+            | Change::EndpointHealth { .. } => false,
         }
     }
 
@@ -190,13 +265,17 @@ impl Change {
         !matches!(self, Change::Resumed | Change::WouldRollBack { .. }) && self.is_kept()
     }
 
-    /// Whether it is part of what must survive: all but the holds, which come and go with the traffic, and the pauses,
-    /// which end by themselves.
+    /// Whether it is part of what must survive: all but the holds, which come and go with the traffic, the pauses, which
+    /// end by themselves, and health, which is asked anew after a restart.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         !matches!(
             self,
-            Change::HoldBegan { .. } | Change::HoldEnded | Change::TrafficPaused { .. } | Change::TrafficResumed
+            Change::HoldBegan { .. }
+                | Change::HoldEnded
+                | Change::TrafficPaused { .. }
+                | Change::TrafficResumed
+                | Change::EndpointHealth { .. }
         )
     }
 }
@@ -217,6 +296,10 @@ pub enum Refusal {
     Sealed(VersionName),
     #[error("there is no canary to give a weight to or to promote")]
     NoCanary,
+    #[error("`{0}` has {1} of the requests as the canary; another one can be named at 0% only")]
+    Exposed(VersionName, Weight),
+    #[error("version `{0}` is the stable one already")]
+    IsStable(VersionName),
 }
 
 impl Standing {
@@ -236,6 +319,7 @@ impl Standing {
             would_roll_back: None,
             trials: 1,
             paused: None,
+            amendments: Amendments::default(),
             probe_again: Moment::default(),
         }
     }
@@ -324,6 +408,12 @@ impl Standing {
             (Request::Weight(to), Some(canary)) => {
                 Ok(vec![Change::WeightSet { version: canary.clone(), from: self.weight, to }])
             }
+            (Request::Canary(version), _) if version == self.stable => Err(Refusal::IsStable(version)),
+            (Request::Canary(version), Some(canary)) if version == *canary => Ok(vec![]),
+            (Request::Canary(_), Some(canary)) if !self.weight.is_zero() => {
+                Err(Refusal::Exposed(canary.clone(), self.weight))
+            }
+            (Request::Canary(version), canary) => Ok(vec![Change::CanaryNamed { version, replaced: canary.clone() }]),
             (Request::Promote, Some(canary)) if self.seals.contains_key(canary) => Err(Refusal::Sealed(canary.clone())),
             (Request::Promote, Some(canary)) => {
                 Ok(vec![Change::Promoted { version: canary.clone(), replaced: self.stable.clone() }])
@@ -416,6 +506,23 @@ impl Standing {
             Change::HoldEnded => self.hold = None,
             Change::TrafficPaused { until, .. } => self.paused = Some(*until),
             Change::TrafficResumed => self.paused = None,
+            Change::CanaryNamed { version, .. } => {
+                self.canary = Some(version.clone());
+                self.end_exposure();
+            }
+            Change::VersionRemoved { version } => {
+                self.amendments.apply(change);
+                if self.canary.as_ref() == Some(version) {
+                    self.canary = None;
+                    self.end_exposure();
+                }
+            }
+            Change::EndpointSet { .. }
+            | Change::EndpointPut { .. }
+            | Change::EndpointRemoved { .. }
+            | Change::VersionAdded { .. }
+            | Change::AmendmentsSettled { .. } => self.amendments.apply(change),
+            Change::EndpointHealth { .. } => {}
         }
         false
     }

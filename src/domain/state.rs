@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::names::{Exposure, ServiceName, VersionId, VersionName};
 use super::service::Definition;
 use super::split::Role;
-use super::standing::{Change, Declared, Standing};
+use super::standing::{Begins, Change, Declared, Standing};
 use super::window::Generation;
 
 /// One entry's worth of what happened.
@@ -38,10 +38,13 @@ pub struct State {
     versions: u32,
 }
 
-/// One service: as declared, and as it stands.
+/// One service: as declared, as amended, and as it stands.
 #[derive(Debug, Clone)]
 pub struct ServiceState {
+    /// With what persons changed of versions and endpoints at run time.
     pub definition: Arc<Definition>,
+    /// What the file declares.
+    pub file: Arc<Definition>,
     pub standing: Standing,
     /// The revision of the event that last changed its weight, roles or seals: what `If-Match` is about.
     pub revision: u64,
@@ -111,17 +114,13 @@ impl State {
     /// What a file changes about how services stand: to be applied before [`State::define`].
     #[must_use]
     pub fn news(&self, definitions: &[Definition]) -> Vec<Event> {
-        let news = definitions.iter().filter_map(|definition| {
+        let news = definitions.iter().flat_map(|definition| {
             let declared = declared(definition);
-            let change = match self.standing(&definition.name) {
-                Some(standing) => {
-                    let roles = std::iter::once(&standing.stable).chain(&standing.canary);
-                    let listed = roles.into_iter().all(|version| definition.version(version).is_some());
-                    standing.declare(&declared, listed)?
-                }
-                None => first(declared),
+            let changes = match self.standing(&definition.name) {
+                Some(standing) => said_anew(standing, definition, &declared),
+                None => vec![first(declared)],
             };
-            Some(Event { service: definition.name.clone(), change })
+            changes.into_iter().map(|change| Event { service: definition.name.clone(), change })
         });
         news.collect()
     }
@@ -132,6 +131,7 @@ impl State {
         let mut in_use = Vec::new();
         for definition in definitions {
             let Some(standing) = self.standing(&definition.name) else { continue };
+            let definition = standing.amendments.over(definition);
             let canary = standing.canary.as_ref().filter(|_| !standing.weight.is_zero());
             for (version, role) in [(Some(&standing.stable), Role::Stable), (canary, Role::Canary)] {
                 if let Some(version) = version.filter(|version| definition.version(version).is_none()) {
@@ -163,7 +163,8 @@ impl State {
     }
 
     /// A version that was there before keeps its serial, and with it its tallies and endpoints.
-    fn redefine(&mut self, mut service: ServiceState, definition: Definition) -> ServiceState {
+    fn redefine(&mut self, mut service: ServiceState, file: Definition) -> ServiceState {
+        let definition = service.standing.amendments.over(&file);
         let mut ids = BTreeMap::new();
         for version in &definition.versions {
             let id = service.ids.get(&version.name).copied().unwrap_or_else(|| {
@@ -173,7 +174,7 @@ impl State {
             ids.insert(version.name.clone(), id);
         }
         service.ids = ids;
-        service.definition = Arc::new(definition);
+        (service.definition, service.file) = (Arc::new(definition), Arc::new(file));
         service.stamp = self.stamp;
         service
     }
@@ -225,6 +226,13 @@ impl State {
             (None, change) => self.apply_to_absent(&event.service, change, next),
         };
         self.exposures += u32::from(used);
+        if event.change.amends()
+            && let Some(service) = self.services.remove(&event.service)
+        {
+            let file = Definition::clone(&service.file);
+            let amended = self.redefine(service, file);
+            self.services.insert(event.service.clone(), amended);
+        }
     }
 
     fn apply_to_absent(&mut self, name: &ServiceName, change: &Change, next: Exposure) -> bool {
@@ -262,7 +270,11 @@ impl State {
         self.resolved.insert(authority.clone(), addresses);
         self.stamp += 1;
         let lists = |service: &ServiceState| {
-            service.definition.versions.iter().any(|version| version.endpoints.contains(authority))
+            service
+                .definition
+                .versions
+                .iter()
+                .any(|version| version.endpoints.iter().any(|endpoint| endpoint.authority == *authority))
         };
         for service in self.services.values_mut().filter(|service| lists(service)) {
             service.stamp = self.stamp;
@@ -274,6 +286,7 @@ impl ServiceState {
     fn new(standing: Standing, revision: u64, definition: &Definition) -> ServiceState {
         ServiceState {
             definition: Arc::new(definition.clone()),
+            file: Arc::new(definition.clone()),
             standing,
             revision,
             generation: Generation::default(),
@@ -301,8 +314,25 @@ fn declared(definition: &Definition) -> Declared {
     Declared { stable, canary, weight }
 }
 
+/// What a file says differently of a service that is known.
+fn said_anew(standing: &Standing, definition: &Definition, declared: &Declared) -> Vec<Change> {
+    let roles = std::iter::once(&standing.stable).chain(&standing.canary);
+    let amended = standing.amendments.over(definition);
+    let listed = roles.into_iter().all(|version| amended.version(version).is_some());
+    let change = standing.declare(declared, listed);
+    let named: Vec<&VersionName> = match &change {
+        Some(Change::Declared { stable, canary, exposure: Begins::Anew, .. }) => {
+            std::iter::once(stable).chain(canary).collect()
+        }
+        _ => vec![],
+    };
+    let settled = standing.amendments.settled_by(definition, &named);
+    let settled = (!settled.is_empty()).then_some(Change::AmendmentsSettled { settled });
+    change.clone().into_iter().chain(settled).collect()
+}
+
 /// The first declaration of a service that nothing is known of.
 fn first(declared: Declared) -> Change {
     let (stable, canary, weight) = (declared.stable.clone(), declared.canary.clone(), declared.weight);
-    Change::Declared { declared, stable, canary, weight, exposure: super::standing::Begins::Anew }
+    Change::Declared { declared, stable, canary, weight, exposure: Begins::Anew }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,11 +10,12 @@ use http::{Request, Response, StatusCode};
 
 use super::deadline::{Deadline, Elapsed};
 use super::forward::Call;
+use super::permits::{self, Room};
 use super::reply::Fault;
 use super::upstream::{Channel, Download, Failed, Progress, Trust, Upload, UploadState};
 use super::worker::Worker;
-use crate::domain::names::EndpointId;
 use crate::domain::outcome::Class;
+use crate::domain::pool::Endpoint;
 use crate::domain::retry::{Ended, Repeat};
 use crate::domain::time::Moment;
 
@@ -80,7 +81,7 @@ impl Answer {
             }
         });
         if over.await {
-            worker.upstreams.give_back(channel, worker.now());
+            worker.keep(channel);
         }
     }
 }
@@ -94,8 +95,9 @@ pub enum Dial {
 
 /// How an attempt is to be made.
 pub struct Terms<'a> {
-    pub endpoint: EndpointId,
-    pub address: SocketAddr,
+    pub endpoint: &'a Arc<Endpoint>,
+    /// Connections that the endpoint may have.
+    pub connections: Option<u32>,
     pub dial: Dial,
     pub repeat: Repeat,
     /// Until when the client may wait, in all.
@@ -117,16 +119,21 @@ pub async fn attempt(call: &Call, terms: &Terms<'_>, request: Request<Upload>) -
 
 /// A ready connection: an idle one, or a new one within the connect timeout.
 async fn open(call: &Call, terms: &Terms<'_>, deadline: &Deadline) -> Result<Channel, Fault> {
-    let (endpoint, address) = (terms.endpoint, terms.address);
+    let (endpoint, address) = (terms.endpoint, terms.endpoint.address);
     let trust = if terms.repeat == Repeat::Never { Trust::Young } else { Trust::Any };
     if let Dial::Reuse = terms.dial
-        && let Some(channel) = call.worker.upstreams.take(endpoint, trust, call.worker.deadlines.now()).await
+        && let Some(channel) = call.worker.upstreams.take(endpoint.id, trust, call.worker.deadlines.now()).await
     {
         return Ok(channel);
     }
     let begun = call.worker.now();
     deadline.set(sooner(begun.plus(call.service.timeouts.connect), terms.until));
-    match deadline.race(Channel::connect(endpoint, address)).await {
+    let slot = match permits::connection(&call.worker, endpoint, terms.connections, trust, deadline).await {
+        Ok(Room::New(slot)) => slot,
+        Ok(Room::Idle(channel)) => return Ok(channel),
+        Err(Elapsed) => return Err(Fault::LimitReached),
+    };
+    match deadline.race(Channel::connect(endpoint.id, address, slot)).await {
         Ok(Ok(channel)) => {
             call.note(|access| access.connected(call.worker.now().0.saturating_sub(begun.0)));
             Ok(channel)

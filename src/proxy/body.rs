@@ -207,7 +207,7 @@ impl Observed {
         if let Some(mut channel) = self.channel.take()
             && channel.lives(cx)
         {
-            self.worker.upstreams.give_back(channel, self.worker.deadlines.now()); // a tick more or less
+            self.worker.keep(channel);
         }
     }
 

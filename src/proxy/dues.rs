@@ -3,17 +3,47 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use super::forward::Call;
+use super::permits::Permit;
 use super::recorder::{Charge, Met, Owed, Reach};
 use super::worker::Worker;
 use crate::domain::names::EndpointId;
 use crate::domain::outcome::Class;
-use crate::domain::pool::InFlight;
 use crate::domain::retry::{Guest, Reason};
 use crate::domain::service::Timeouts;
 use crate::domain::snapshot::{Service, Version};
 use crate::domain::split::Selected;
 use crate::domain::window::{Coin, Drawn};
+
+/// An attempt under way.
+#[derive(Debug)]
+struct Attempt {
+    owed: Owed,
+    permit: Permit,
+    /// Gateway failures in a row that eject an endpoint; `None`: nothing does.
+    many: Option<u32>,
+    answered: Option<StatusCode>,
+}
+
+impl Attempt {
+    /// Counts for or against its endpoint; see [`ejection`](crate::domain::ejection) for what counts.
+    fn count(&self, class: Class) {
+        let Some(many) = self.many else { return };
+        let error_of_its_own = self.answered.is_some_and(|status| status.is_server_error() && !is_gateway(status));
+        match class {
+            Class::Failure if !error_of_its_own => self.permit.endpoint().failed(many),
+            Class::Success | Class::Failure | Class::Rejected => self.permit.endpoint().answered(),
+            Class::Abandoned | Class::Ours => {}
+        }
+    }
+}
+
+/// What a gateway answers that got no answer itself.
+fn is_gateway(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
 
 /// What is owed for a request and for its attempt under way. Pays on drop: a future or body that is dropped unsettled
 /// means that the client has left. Only a panic leaves debts unpaid, and they are counted.
@@ -22,9 +52,9 @@ pub struct Dues {
     worker: Rc<Worker>,
     service: Arc<Service>,
     chosen: usize,
-    attempt: Option<(Owed, InFlight)>,
+    attempt: Option<Attempt>,
     charge: Option<Charge>,
-    /// The class of the first attempt at the chosen version that ended before the request did.
+    /// What the chosen version is charged with before the request is over: a failure, or that it had no room.
     first: Option<Class>,
     asked: Asked,
     /// Whether it has been counted that a client saw the chosen version fail, or that it did not.
@@ -39,6 +69,8 @@ enum Asked {
     Chosen,
     /// Stable, because nothing could be written to the chosen version.
     Instead,
+    /// Stable, because the chosen version had no room.
+    Full,
     /// Stable, because the canary failed.
     Shield,
     /// The other version, for what the chosen one does not have.
@@ -68,14 +100,23 @@ impl Dues {
     }
 
     /// An attempt begins.
-    pub fn owe(&mut self, version: &Version, in_flight: InFlight) {
-        self.attempt = Some((self.worker.recorder.owe(version.id, self.worker.now()), in_flight));
+    pub fn owe(&mut self, version: &Version, permit: Permit) {
+        let owed = self.worker.recorder.owe(version.id, self.worker.now());
+        let many = version.pool.balancing.ejection.map(|rule| rule.consecutive_failures);
+        self.attempt = Some(Attempt { owed, permit, many, answered: None });
+    }
+
+    /// Whether it counts against its endpoint depends on what that said.
+    pub fn said(&mut self, status: StatusCode) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.answered = Some(status);
+        }
     }
 
     /// Whom the attempt under way is at.
     #[must_use]
     pub fn endpoint(&self) -> Option<EndpointId> {
-        self.attempt.as_ref().map(|(_, in_flight)| in_flight.endpoint().id)
+        self.attempt.as_ref().map(|attempt| attempt.permit.endpoint().id)
     }
 
     /// Whether it is still the chosen version that is asked.
@@ -85,8 +126,8 @@ impl Dues {
     }
 
     pub fn head(&mut self, micros: u64) {
-        if let Some((owed, _)) = &mut self.attempt {
-            owed.head(micros);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.owed.head(micros);
         }
         if self.at_chosen() {
             self.head_micros = Some(micros);
@@ -100,9 +141,23 @@ impl Dues {
         }
     }
 
+    /// The chosen version's limits kept this request from it. That is ours; but a canary that has no room where stable
+    /// has some and answers is charged, or it would look healthy for holding requests up.
+    pub fn found_no_room(&mut self) {
+        if self.at_chosen() {
+            self.first.get_or_insert(Class::Ours);
+        }
+    }
+
+    fn only_wanted_room(&self) -> bool {
+        self.first == Some(Class::Ours)
+    }
+
     pub fn settle_attempt(&mut self, class: Class) {
-        if let Some((owed, in_flight)) = self.attempt.take() {
-            owed.settle(in_flight.endpoint(), class, self.worker.now());
+        if let Some(attempt) = self.attempt.take() {
+            attempt.count(class);
+            let Attempt { owed, permit, .. } = attempt;
+            owed.settle(permit.endpoint(), class, self.worker.now());
         }
     }
 
@@ -114,15 +169,15 @@ impl Dues {
 
     /// The attempt met a connection that had died while it was idle: nobody's fault, and worth a fresh one to the same
     /// endpoint.
-    pub fn found_dead(&mut self) -> Option<InFlight> {
-        let (owed, in_flight) = self.attempt.take()?;
-        owed.settle(in_flight.endpoint(), Class::Ours, self.worker.now());
-        Some(in_flight)
+    pub fn found_dead(&mut self) -> Option<Permit> {
+        let Attempt { owed, permit, .. } = self.attempt.take()?;
+        owed.settle(permit.endpoint(), Class::Ours, self.worker.now());
+        Some(permit)
     }
 
-    /// Stable is asked, because the chosen version takes no connection.
+    /// Stable is asked, because the chosen version takes no connection, or has no room.
     pub fn fall_back(&mut self) {
-        self.asked = Asked::Instead;
+        self.asked = if self.only_wanted_room() { Asked::Full } else { Asked::Instead };
     }
 
     /// Stable is asked, because the canary failed.
@@ -158,7 +213,13 @@ impl Dues {
                 self.settle_charge(Class::Failure, if good { Reach::Rescued } else { Reach::Unreachable });
                 good
             }
-            Asked::Shield => {
+            // Where stable has no room either, or does no good, we caused it.
+            Asked::Full if !good => {
+                self.settle_charge(Class::Ours, Reach::Reached);
+                false
+            }
+            // It is there, and that is what the health rule asks.
+            Asked::Full | Asked::Shield => {
                 self.see(good);
                 self.settle_charge(Class::Failure, if good { Reach::Hidden } else { Reach::Reached });
                 good
@@ -182,6 +243,7 @@ impl Dues {
                 self.settle_charge(self.first.unwrap_or(class), Reach::Reached);
             }
             Asked::Instead => self.over(Reach::Unreachable),
+            Asked::Full => self.settle_charge(Class::Ours, Reach::Reached),
             Asked::Shield => self.over(Reach::Reached),
             Asked::Rescue => self.settle_charge(Class::Rejected, Reach::Reached),
         }
@@ -190,6 +252,9 @@ impl Dues {
     /// No endpoint took anything of the request.
     pub fn refused(&mut self) {
         self.settle_attempt(Class::Failure);
+        if self.only_wanted_room() {
+            return self.settle_charge(Class::Ours, Reach::Reached);
+        }
         self.over(if self.asked == Asked::Shield { Reach::Reached } else { Reach::Unreachable });
     }
 
@@ -276,11 +341,14 @@ mod tests {
     use http::HeaderValue;
     use proptest::prelude::*;
 
+    use super::super::permits::Picking;
     use super::super::reply::Form;
     use super::*;
+    use crate::domain::balance::Balancing;
     use crate::domain::judge::Policy;
     use crate::domain::names::{ServiceName, VersionName};
     use crate::domain::outcome::Classes;
+    use crate::domain::pool::Ask;
     use crate::domain::retry::RetryPolicy;
     use crate::domain::service::{Definition, VersionDefinition};
     use crate::domain::snapshot::Snapshot;
@@ -309,6 +377,8 @@ mod tests {
             timeouts: Timeouts::default(),
             retries: RetryPolicy::default(),
             admission: crate::domain::admission::Admission::default(),
+            health_check: None,
+            balancing: Balancing::default(),
         };
         let mut state = State::of([definition]);
         for (version, port) in [("v1", 1), ("v2", 2)] {
@@ -323,7 +393,16 @@ mod tests {
         let service = worker.with_snapshot(|snapshot| snapshot.services[0].clone());
         let (choice, arrived) = (Choice { version: CANARY, selected, assigned: None }, worker.now());
         let request_id = HeaderValue::from_static("1");
-        Call { worker, service, choice, arrived, request_id, form: Form::Text, access: None }
+        Call {
+            worker,
+            service,
+            choice,
+            picking: Picking::default(),
+            arrived,
+            request_id,
+            form: Form::Text,
+            access: None,
+        }
     }
 
     fn flushed(call: &Call) -> Batch {
@@ -353,7 +432,8 @@ mod tests {
 
         fn attempt(&mut self) {
             let version = &self.call.service.versions[self.version];
-            self.dues.owe(version, version.pool.pick(&[], 0).unwrap());
+            let in_flight = version.pool.pick(&Ask::default()).unwrap();
+            self.dues.owe(version, Permit::new(&self.call.worker, version, in_flight));
             self.attempts += 1;
         }
 
@@ -366,6 +446,13 @@ mod tests {
             self.dues.fail();
             let guest = self.call.service.stable().allowance.invite(0).unwrap();
             self.dues.shield(guest);
+            self.at_stable();
+        }
+
+        fn fall_back_for_room(&mut self) {
+            self.dues.settle_attempt(Class::Ours);
+            self.dues.found_no_room();
+            self.dues.fall_back();
             self.at_stable();
         }
 
@@ -402,6 +489,27 @@ mod tests {
     }
 
     #[test]
+    fn a_canary_without_room_is_charged_where_stable_does_better_and_is_never_unreachable() {
+        for (class, charged) in [(Class::Success, Class::Failure), (Class::Failure, Class::Ours)] {
+            let mut story = Story::begin(Selected::Weight);
+            story.fall_back_for_room();
+            story.answer(class);
+            let arm = canary(&flushed(&story.call));
+            assert_eq!((arm.ended.get(charged), arm.ended.total(), arm.unreachable), (1, 1, 0));
+        }
+    }
+
+    #[test]
+    fn who_was_refused_before_there_was_no_room_is_unreachable() {
+        let mut story = Story::begin(Selected::Weight);
+        story.dues.fail();
+        story.fall_back_for_room();
+        story.dues.refused();
+        let arm = canary(&flushed(&story.call));
+        assert_eq!((arm.ended.failure, arm.unreachable), (1, 1));
+    }
+
+    #[test]
     fn an_idle_connection_found_dead_is_not_held_against_anybody() {
         let mut story = Story::begin(Selected::Weight);
         assert!(story.dues.found_dead().is_some());
@@ -435,7 +543,7 @@ mod tests {
         /// Wherever the client leaves, and whatever the attempts come to.
         #[test]
         fn every_attempt_has_one_outcome_and_every_request_one_charge(
-            steps in prop::collection::vec((0u8..8, class()), 0..8),
+            steps in prop::collection::vec((0u8..9, class()), 0..8),
             forced in any::<bool>(),
         ) {
             let mut story = Story::begin(if forced { Selected::Forced } else { Selected::Weight });
@@ -453,6 +561,10 @@ mod tests {
                         story.dues.fail();
                         story.dues.fall_back();
                         story.at_stable();
+                        continue;
+                    }
+                    8 if at_chosen => {
+                        story.fall_back_for_room();
                         continue;
                     }
                     4 => story.dues.charge_first(),
@@ -479,7 +591,8 @@ mod tests {
             prop_assert_eq!((arm.routed, arm.ended.total()), if forced { (0, 0) } else { (1, 1) });
             prop_assert!(arm.hidden <= arm.ended.failure && shielded + exposed <= 1);
             prop_assert!(over || exposed == 0);
-            let active: u32 = call.service.versions.iter().map(|version| version.pool.endpoints[0].in_flight()).sum();
+            let endpoints = call.service.versions.iter().flat_map(|version| version.pool.endpoints());
+            let active: u32 = endpoints.map(|endpoint| endpoint.in_flight()).sum();
             prop_assert_eq!(active, 0);
         }
     }

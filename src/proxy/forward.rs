@@ -15,13 +15,14 @@ use super::attempt::{Answer, Came, Dial, Terms, attempt};
 use super::body::{Observed, Outgoing};
 use super::dues::Dues;
 use super::headers::strip_hop_by_hop;
+use super::permits::{self, Permit, Picking};
 use super::replay::{Kept, number};
 use super::reply::{self, Fault, Form};
 use super::upstream::Upload;
 use super::worker::Worker;
 use crate::domain::names::EndpointId;
 use crate::domain::outcome::Class;
-use crate::domain::pool::InFlight;
+use crate::domain::pool::Unpicked;
 use crate::domain::retry::{Course, Ended, Price, Refuge, Repeat, Spent, Way};
 use crate::domain::snapshot::{Service, Version};
 use crate::domain::split::{Choice, Role, Selected};
@@ -33,6 +34,7 @@ pub struct Call {
     pub worker: Rc<Worker>,
     pub service: Arc<Service>,
     pub choice: Choice,
+    pub picking: Picking,
     /// When its version was chosen.
     pub arrived: Moment,
     pub request_id: HeaderValue,
@@ -65,6 +67,8 @@ struct Run<'a> {
     dial: Dial,
     dues: Dues,
     attempts: u32,
+    /// It is a limit that keeps the request from an endpoint, for now.
+    full: bool,
     kept: Option<Kept<'a>>,
     /// What the attempt under way took out of its version's budget, to be given back if it goes well.
     lent: Option<Spent>,
@@ -72,7 +76,7 @@ struct Run<'a> {
 }
 
 /// Who is asked next, and with what: `None` when it has to be made anew.
-type Next = (InFlight, Option<Request<Upload>>);
+type Next = (Permit, Option<Request<Upload>>);
 
 impl<'a> Run<'a> {
     fn of(call: &'a Call, request: &Request<Upload>) -> Run<'a> {
@@ -91,6 +95,7 @@ impl<'a> Run<'a> {
             dial: Dial::Reuse,
             dues: Dues::of(call),
             attempts: 0,
+            full: false,
             kept: None,
             lent: None,
             until: service.timeouts.total.map(|total| call.arrived.plus(total)),
@@ -101,25 +106,28 @@ impl<'a> Run<'a> {
         if self.course.repeat() != Repeat::Never {
             self.kept = Some(Kept::of(&mut request, self.call.service.retries.buffer, &self.call.worker.spare));
         }
-        let mut next = match self.pick() {
-            Some(in_flight) => (in_flight, Some(request)),
-            None => match self.nobody_there() {
-                Some(in_flight) => (in_flight, Some(request)),
+        let mut next = match self.pick().await {
+            Some(permit) => (permit, Some(request)),
+            None => match self.nobody_there().await {
+                Some(permit) => (permit, Some(request)),
                 None => return self.refuse(Fault::NoEndpoint),
             },
         };
         loop {
             let (came, again) = match self.ask(next).await {
-                Came::Unsent { request, idle, fault } => match self.way(Ended::Unsent { idle }) {
-                    Some(in_flight) => (None, (in_flight, Some(request))),
-                    None => return self.refuse(fault),
-                },
-                Came::Nothing { class, fault, ended } => match ended.and_then(|ended| self.way(ended)) {
-                    Some(in_flight) => (None, (in_flight, None)),
+                Came::Unsent { request, idle, fault } => {
+                    self.full = fault == Fault::LimitReached;
+                    match self.way(Some(Ended::Unsent { idle })).await {
+                        Some(permit) => (None, (permit, Some(request))),
+                        None => return self.refuse(fault),
+                    }
+                }
+                Came::Nothing { class, fault, ended } => match self.way(ended).await {
+                    Some(permit) => (None, (permit, None)),
                     None => return self.give_up(class, fault),
                 },
-                Came::Answer(answer) => match answer.ended().and_then(|ended| self.way(ended)) {
-                    Some(in_flight) => (Some(answer), (in_flight, None)),
+                Came::Answer(answer) => match self.way(answer.ended()).await {
+                    Some(permit) => (Some(answer), (permit, None)),
                     None => return self.answer(answer).await,
                 },
             };
@@ -130,16 +138,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn pick(&self) -> Option<InFlight> {
-        self.version.pool.pick(&self.tried, self.call.worker.draw())
+    /// For a first attempt, or one that costs nothing: waits for room.
+    async fn pick(&mut self) -> Option<Permit> {
+        let picked = permits::pick(self.call, self.version, &self.tried).await;
+        self.full |= picked.as_ref().is_err_and(|unpicked| *unpicked == Unpicked::Full);
+        picked.ok()
     }
 
     /// One attempt.
-    async fn ask(&mut self, (in_flight, request): Next) -> Came {
-        let (endpoint, address) = (in_flight.endpoint().id, in_flight.endpoint().address);
-        self.dues.owe(self.version, in_flight);
+    async fn ask(&mut self, (permit, request): Next) -> Came {
+        let endpoint = permit.endpoint().clone();
+        self.dues.owe(self.version, permit);
         self.attempts += 1;
-        self.call.note(|access| access.attempt(address));
+        self.full = false;
+        self.call.note(|access| access.attempt(endpoint.address));
         let Some(mut request) = request.or_else(|| self.kept.as_ref().map(Kept::again)) else {
             debug_assert!(false, "only what was kept is sent again");
             return Came::Nothing { class: Class::Ours, fault: Fault::ConnectionTerminated, ended: None };
@@ -148,8 +160,8 @@ impl<'a> Run<'a> {
         let outlived = Cell::new(false);
         let can_move = || self.can_move();
         let terms = Terms {
-            endpoint,
-            address,
+            endpoint: &endpoint,
+            connections: self.version.pool.balancing.limits.connections,
             dial: self.dial,
             repeat: self.course.repeat(),
             until: self.until,
@@ -157,6 +169,9 @@ impl<'a> Run<'a> {
             outlived: &outlived,
         };
         let came = attempt(self.call, &terms, request).await;
+        if let Came::Answer(answer) = &came {
+            self.dues.said(answer.response.status());
+        }
         if outlived.get() {
             self.dues.charge_first(); // both versions alike, whether or not anybody else could be asked
         }
@@ -180,7 +195,8 @@ impl<'a> Run<'a> {
     }
 
     /// Takes the best way on that can be had: settles the attempt, and names who is asked next.
-    fn way(&mut self, ended: Ended) -> Option<InFlight> {
+    async fn way(&mut self, ended: Option<Ended>) -> Option<Permit> {
+        let ended = ended?;
         if self.is_over() {
             return None;
         }
@@ -188,43 +204,73 @@ impl<'a> Run<'a> {
         if ways.afresh {
             return self.afresh(ended);
         }
-        ways.elsewhere
-            .and_then(|price| self.elsewhere(price, ended))
-            .or_else(|| ways.across.and_then(|price| self.across(price, ended)))
+        if let Some(price) = ways.elsewhere
+            && let Some(other) = self.elsewhere(price, ended).await
+        {
+            return Some(other);
+        }
+        self.across(ways.across?, ended).await
     }
 
-    fn afresh(&mut self, ended: Ended) -> Option<InFlight> {
+    /// Nothing came of the attempt under way, if there is one. A limit is nobody's failure.
+    fn fail(&mut self) {
+        if self.full {
+            self.dues.settle_attempt(Class::Ours);
+        } else {
+            self.dues.fail();
+        }
+    }
+
+    /// The version that was asked is given up before anything was written to it.
+    fn leave(&mut self) {
+        self.fail();
+        if self.full {
+            self.dues.found_no_room();
+        }
+    }
+
+    fn afresh(&mut self, ended: Ended) -> Option<Permit> {
         let same = self.dues.found_dead()?;
         self.dial = Dial::Fresh;
         self.took(Way::Afresh, ended, self.version);
         Some(same)
     }
 
-    fn elsewhere(&mut self, price: Price, ended: Ended) -> Option<InFlight> {
+    async fn elsewhere(&mut self, price: Price, ended: Ended) -> Option<Permit> {
         self.tried.extend(self.dues.endpoint());
-        let Some(other) = self.pick() else {
-            self.tried.pop();
-            return None;
+        let other = match price {
+            Price::Free => {
+                self.fail(); // first: nobody waits for room that he takes himself
+                self.pick().await?
+            }
+            Price::Budget => {
+                let other = permits::pick_at_once(self.call, self.version, &self.tried).ok();
+                let Some(other) = other.filter(|_| self.spend(self.version).is_some()) else {
+                    self.tried.pop();
+                    return None;
+                };
+                self.dues.fail();
+                other
+            }
         };
-        if price == Price::Budget && self.spend(self.version).is_none() {
-            self.tried.pop();
-            return None;
-        }
-        self.dues.fail();
         self.took(Way::Elsewhere(price), ended, self.version);
         Some(other)
     }
 
-    fn across(&mut self, price: Price, ended: Ended) -> Option<InFlight> {
+    async fn across(&mut self, price: Price, ended: Ended) -> Option<Permit> {
         let (from, stable) = (self.version, self.call.service.stable());
-        let other = stable.pool.pick(&[], self.call.worker.draw())?;
-        match price {
+        let other = match price {
             Price::Free => {
-                self.dues.fail();
+                self.leave();
                 self.dues.fall_back();
+                let picked = permits::pick(self.call, stable, &[]).await;
+                self.full = picked.as_ref().is_err_and(|unpicked| *unpicked == Unpicked::Full);
+                let other = picked.ok()?;
                 self.call.note(Access::fell_back);
+                other
             }
             Price::Budget => {
+                let other = permits::pick_at_once(self.call, stable, &[]).ok()?;
                 let Some(guest) = stable.allowance.invite(active(stable)) else {
                     self.dues.exhausted(from);
                     return None;
@@ -232,8 +278,9 @@ impl<'a> Run<'a> {
                 self.lent = Some(self.spend(stable)?);
                 self.dues.fail();
                 self.dues.shield(guest);
+                other
             }
-        }
+        };
         (self.version, self.tried) = (stable, Vec::new());
         self.took(Way::Across(price), ended, from);
         Some(other)
@@ -265,30 +312,33 @@ impl<'a> Run<'a> {
         let elsewhere = ways.elsewhere.is_some() && room(self.version) && {
             let mut tried = self.tried.clone();
             tried.extend(self.dues.endpoint());
-            self.version.pool.pick(&tried, 0).is_some()
+            permits::pick_at_once(self.call, self.version, &tried).is_ok()
         };
-        let across = || room(stable) && stable.allowance.has_seat(active(stable)) && stable.pool.pick(&[], 0).is_some();
+        let across = || {
+            let seat = || stable.allowance.has_seat(active(stable));
+            room(stable) && seat() && permits::pick_at_once(self.call, stable, &[]).is_ok()
+        };
         elsewhere || (ways.across.is_some() && across())
     }
 
     /// The chosen version has no endpoint to ask.
-    fn nobody_there(&mut self) -> Option<InFlight> {
-        self.dues.charge_first();
+    async fn nobody_there(&mut self) -> Option<Permit> {
+        self.leave();
         let ended = Ended::Unsent { idle: false };
         let ways = self.course.ways(ended, &self.call.service.retries, true);
-        ways.across.and_then(|price| self.across(price, ended))
+        self.across(ways.across?, ended).await
     }
 
     /// Passes an answer on, unless it says that the chosen version lacks what the other one may have.
     async fn answer(mut self, answer: Answer) -> Response<Outgoing> {
-        if let Some((other, in_flight, spent)) = self.rescuer(&answer) {
-            return self.rescue(answer, other, in_flight, spent).await;
+        if let Some((other, permit, spent)) = self.rescuer(&answer) {
+            return self.rescue(answer, other, permit, spent).await;
         }
         self.dues.head(answer.head_micros);
         self.relay(answer, true).await
     }
 
-    fn rescuer(&mut self, answer: &Answer) -> Option<(&'a Version, InFlight, Spent)> {
+    fn rescuer(&mut self, answer: &Answer) -> Option<(&'a Version, Permit, Spent)> {
         let (service, kept) = (&self.call.service, self.kept.as_ref()?);
         let rescues = service.retries.rescues(kept.method(), kept.path(), answer.response.status());
         let by_coin = self.call.choice.selected != Selected::Forced;
@@ -296,23 +346,17 @@ impl<'a> Run<'a> {
             return None;
         }
         let other = &service.versions[service.split.other(self.call.choice.version)?];
-        let in_flight = other.pool.pick(&[], self.call.worker.draw())?;
+        let permit = permits::pick_at_once(self.call, other, &[]).ok()?;
         let spent = self.spend(other)?;
-        Some((other, in_flight, spent))
+        Some((other, permit, spent))
     }
 
     /// Asks the other version once; what the chosen one said stands, unless that has something better.
-    async fn rescue(
-        mut self,
-        held: Answer,
-        other: &'a Version,
-        in_flight: InFlight,
-        spent: Spent,
-    ) -> Response<Outgoing> {
+    async fn rescue(mut self, held: Answer, other: &'a Version, permit: Permit, spent: Spent) -> Response<Outgoing> {
         self.dues.head(held.head_micros);
         self.dues.ask_other();
         (self.version, self.dial) = (other, Dial::Reuse);
-        let mut next = (in_flight, None);
+        let mut next = (permit, None);
         loop {
             match self.ask(next).await {
                 Came::Answer(answer) if matches!(answer.class(), Class::Success) => {
@@ -333,6 +377,7 @@ impl<'a> Run<'a> {
                         continue;
                     }
                 }
+                Came::Unsent { fault: Fault::LimitReached, .. } => self.dues.other_has_not(Class::Ours),
                 Came::Unsent { .. } => self.dues.other_has_not(Class::Failure),
                 Came::Nothing { class, .. } => self.dues.other_has_not(class),
             }
@@ -367,9 +412,9 @@ impl<'a> Run<'a> {
 
     /// No endpoint took anything of the request.
     fn refuse(mut self, fault: Fault) -> Response<Outgoing> {
-        self.dues.charge_first();
+        self.leave();
         self.dues.refused();
-        own(self.call, fault)
+        own(self.call, if self.full { Fault::LimitReached } else { fault })
     }
 
     /// It may have been executed, and no answer came.
@@ -381,7 +426,7 @@ impl<'a> Run<'a> {
 
 /// Attempts under way at a version, over all workers.
 fn active(version: &Version) -> u32 {
-    version.pool.endpoints.iter().map(|endpoint| endpoint.in_flight()).sum()
+    version.pool.endpoints().map(|endpoint| endpoint.in_flight()).sum()
 }
 
 /// Which has no end, and is not held to one.

@@ -19,6 +19,7 @@ use super::body::Outgoing;
 use super::cookies;
 use super::forward::{Call, forward};
 use super::headers::{self, Client, Unfit};
+use super::permits::Picking;
 use super::reply::{self, Fault, Form};
 use super::timed::Timed;
 use super::upstream::Upload;
@@ -38,7 +39,7 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
     let mut timed = Timed::begin(worker, client, &parts, arrived);
     let form = Form::of(&parts.headers);
     let response = match route(worker, client, &request_id, parts, arrived, access.as_deref()).await {
-        Ok(Routed { parts, service, choice, actions, arrived }) => {
+        Ok(Routed { parts, service, choice, picking, actions, arrived }) => {
             timed.chosen(service.versions[choice.version].id);
             let upload = Upload::new(body, &worker.deadlines);
             if let Some(access) = &access {
@@ -46,7 +47,7 @@ pub async fn handle(worker: &Rc<Worker>, client: &Client, request: Request<Incom
             }
             let (access, pages) = (access.clone(), service.error_pages.clone());
             let cookie = service.split.set_cookie(&choice);
-            let call = Call { worker: worker.clone(), service, choice, arrived, request_id, form, access };
+            let call = Call { worker: worker.clone(), service, choice, picking, arrived, request_id, form, access };
             let mut response = forward(call, Request::from_parts(parts, upload)).await;
             if let Some(cookie) = cookie {
                 cookies::give(&mut response, &cookie);
@@ -72,6 +73,7 @@ struct Routed {
     parts: Parts,
     service: Arc<Service>,
     choice: Choice,
+    picking: Picking,
     actions: Option<Arc<Actions>>,
     /// When its coin fell.
     arrived: Moment,
@@ -130,10 +132,10 @@ async fn route(
     {
         return Err(Fault::Misdirected.into());
     }
-    let (mut service, mut choice, mut actions) = choose(worker, client, &parts, authority.as_ref())?;
+    let (mut service, mut choice, mut picking, mut actions) = choose(worker, client, &parts, authority.as_ref())?;
     let admitted = admit(worker, client, &parts.headers, &service).await;
     if admitted.map_err(|fault| Unrouted::Fault(fault, service.error_pages.clone()))? == Admitted::Held {
-        (service, choice, actions) = choose(worker, client, &parts, authority.as_ref())?;
+        (service, choice, picking, actions) = choose(worker, client, &parts, authority.as_ref())?;
         arrived = worker.now(); // its coin fell only now
     }
     choice = choice.within(service.cap.as_deref(), &service.split, arrived);
@@ -148,10 +150,10 @@ async fn route(
     if let Some(actions) = &actions {
         act(actions, &mut parts).map_err(|fault| Unrouted::Fault(fault, service.error_pages.clone()))?;
     }
-    Ok(Routed { parts, service, choice, actions, arrived })
+    Ok(Routed { parts, service, choice, picking, actions, arrived })
 }
 
-type Chosen = (Arc<Service>, Choice, Option<Arc<Actions>>);
+type Chosen = (Arc<Service>, Choice, Picking, Option<Arc<Actions>>);
 
 /// Everything that is decided from one snapshot, without waiting in between.
 fn choose(worker: &Worker, client: &Client, parts: &Parts, authority: Option<&Authority>) -> Result<Chosen, Unrouted> {
@@ -176,7 +178,9 @@ fn choose(worker: &Worker, client: &Client, parts: &Parts, authority: Option<&Au
             let location = HeaderValue::try_from(elsewhere.location).map_err(|_| Fault::LongTarget)?;
             return Err(Unrouted::Redirect(elsewhere.status, location));
         }
-        Ok((Arc::clone(service), service.split.choose(&facts, worker.draw()), rule.actions.clone()))
+        let choice = service.split.choose(&facts, worker.draw());
+        let key = service.versions[choice.version].pool.balancing.balance.key(client.ip(), &facts);
+        Ok((Arc::clone(service), choice, Picking::by(key), rule.actions.clone()))
     })
 }
 

@@ -30,6 +30,7 @@ mod hold;
 mod limiter;
 mod lines;
 mod listener;
+mod permits;
 mod recorder;
 mod replay;
 mod reply;
@@ -115,6 +116,7 @@ pub fn start(
         subscriber: subscriber.clone(),
         batches,
         limiters: Arc::default(),
+        queues: Arc::default(),
         phase: watched,
     };
     let (mut threads, mut desks, mut loads) = (Vec::new(), Vec::new(), Vec::new());

@@ -23,6 +23,8 @@ pub enum Fault {
     /// The path became too long when the route rewrote it.
     LongTarget,
     NoEndpoint,
+    /// All endpoints are at their limits.
+    LimitReached,
     ConnectionRefused,
     ConnectionTimeout,
     ConnectionTerminated,
@@ -66,7 +68,7 @@ impl Fault {
             Fault::NoRoute => StatusCode::NOT_FOUND,
             Fault::Denied => StatusCode::FORBIDDEN,
             Fault::LongTarget => StatusCode::URI_TOO_LONG,
-            Fault::NoEndpoint | Fault::HoldFull | Fault::HoldLate | Fault::HoldStopping => {
+            Fault::NoEndpoint | Fault::LimitReached | Fault::HoldFull | Fault::HoldLate | Fault::HoldStopping => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Fault::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -89,6 +91,7 @@ impl Fault {
             Fault::NoRoute => "destination_not_found",
             Fault::Denied | Fault::RateLimited(_) => "http_request_denied",
             Fault::NoEndpoint | Fault::HoldFull | Fault::HoldLate | Fault::HoldStopping => "destination_unavailable",
+            Fault::LimitReached => "connection_limit_reached",
             Fault::ConnectionRefused => "connection_refused",
             Fault::ConnectionTimeout => "connection_timeout",
             Fault::ConnectionTerminated => "connection_terminated",
@@ -111,6 +114,7 @@ impl Fault {
             Fault::RateLimited(seconds) => format!("too many requests; try again in {seconds} s").into(),
             Fault::HoldFull | Fault::HoldLate => "the service is paused for a moment; try again shortly".into(),
             Fault::HoldStopping => "the server is stopping; try again shortly".into(),
+            Fault::LimitReached => "the service has as much to do as it may have; try again shortly".into(),
             Fault::ConnectionRefused => "the service does not accept connections".into(),
             Fault::ConnectionTimeout => "the service did not accept a connection in time".into(),
             Fault::ConnectionTerminated => "the service ended the connection before it answered".into(),

@@ -1,6 +1,7 @@
 //! One thread, one runtime, and everything that its connections share: no locks, because nothing leaves the thread.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,10 +20,12 @@ use super::hold::Holds;
 use super::limiter::{Limiters, Shared};
 use super::lines::{Lines, Sink};
 use super::listener::Accepted;
+use super::permits::Queues;
 use super::recorder::Recorder;
 use super::replay::Spare;
-use super::upstream::Upstreams;
+use super::upstream::{Channel, Upstreams};
 use super::{Limits, Phase, connection};
+use crate::domain::names::EndpointId;
 use crate::domain::retry::RetryBudgets;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::time::{Moment, TICK, Tick};
@@ -54,6 +57,8 @@ pub struct Worker {
     /// Earned by the requests of ticks that have ended.
     pub budgets: RefCell<RetryBudgets>,
     pub spare: Spare,
+    /// Shared by all workers.
+    pub queues: Arc<Queues>,
     clock: Clock,
     subscriber: RefCell<Subscriber>,
     random: RefCell<fastrand::Rng>,
@@ -88,6 +93,7 @@ pub struct Setup {
     pub subscriber: Subscriber,
     pub batches: BatchSender,
     pub limiters: Arc<Shared>,
+    pub queues: Arc<Queues>,
     pub phase: watch::Receiver<Phase>,
 }
 
@@ -123,6 +129,7 @@ async fn run(worker: Rc<Worker>, mut setup: Setup, mut accepted: mpsc::Receiver<
             }
             () = published.changed() => worker.look_at_holds(),
             Some(accepted) = accepted.recv() => welcome(&worker, accepted),
+            () = setup.queues.asked() => worker.make_room(),
             Ok(()) = setup.phase.changed() => match *setup.phase.borrow_and_update() {
                 Phase::Serving => {}
                 Phase::Draining => worker.drain(),
@@ -158,6 +165,7 @@ impl Worker {
             handshakes: Gate::default(),
             budgets: RefCell::default(),
             spare: Spare::default(),
+            queues: setup.queues.clone(),
             clock: setup.clock,
             subscriber: RefCell::new(setup.subscriber.clone()),
             random: RefCell::new(fastrand::Rng::new()), // seeded by the operating system, each worker apart
@@ -178,6 +186,7 @@ impl Worker {
             subscriber,
             batches: crate::link::batches().0,
             limiters: Arc::default(),
+            queues: Arc::default(),
             phase: watch::channel(Phase::Serving).1,
         };
         Rc::new(Worker::new(0, &setup, Arc::default()))
@@ -205,6 +214,23 @@ impl Worker {
         random[..8].copy_from_slice(&high);
         random[8..].copy_from_slice(&low[..2]);
         request_id(unix_ms, random, &mut self.ids.borrow_mut())
+    }
+
+    /// Keeps a connection whose exchange is over, unless somebody waits for its place.
+    pub fn keep(&self, channel: Channel) {
+        if channel.slot().wanted() {
+            drop(channel);
+            self.queues.made_room();
+        } else {
+            self.upstreams.give_back(channel, self.deadlines.now()); // a tick more or less
+        }
+    }
+
+    /// Closes idle connections whose place somebody waits for.
+    fn make_room(&self) {
+        if self.upstreams.close_wanted() {
+            self.queues.made_room();
+        }
     }
 
     /// Since when; `None` while it serves.
@@ -258,6 +284,8 @@ impl Worker {
         if ended.0.is_multiple_of(REAP_TICKS) {
             self.upstreams.reap(now);
             self.budgets.borrow_mut().forget(ended);
+            let open = self.with_snapshot(open_endpoints);
+            self.upstreams.keep(|endpoint| open.contains(&endpoint));
         }
         batches.try_send(batch)
     }
@@ -287,6 +315,11 @@ impl Drop for Entered {
     fn drop(&mut self) {
         self.0.0.set(self.0.0.get().saturating_sub(1));
     }
+}
+
+fn open_endpoints(snapshot: &Snapshot) -> BTreeSet<EndpointId> {
+    let members = snapshot.services.iter().flat_map(|service| service.members());
+    members.filter(|member| member.wanted()).map(|member| member.endpoint.id).collect()
 }
 
 impl Load {

@@ -142,3 +142,42 @@ fn without_a_store_nothing_is_promised() {
     assert!(!changed(proxy.api().weight("20%", "*")).durable);
     assert_eq!(proxy.api().metric("penstock_store_up"), None);
 }
+
+/// What the API says of an endpoint of the canary: its state and who listed it; `None`: nobody.
+fn endpoint(proxy: &Proxy, address: &str) -> Option<(String, String)> {
+    let answer = proxy.api().ask("GET", "/v1/services/shop/versions/v2/endpoints", "", "").unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&answer.text()).unwrap();
+    let listed = listed["endpoints"].as_array().unwrap().iter();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let found = listed.into_iter().find(|endpoint| endpoint["authority"] == address);
+    found.map(|endpoint| (text(&endpoint["state"]), text(&endpoint["origin"])))
+}
+
+#[test]
+fn what_persons_want_of_endpoints_survives() {
+    let world = World::new();
+    let proxy = world.start();
+    let own = world.canary.address.to_string();
+    let path = |endpoint: &str| format!("/v1/services/shop/versions/v2/endpoints/{endpoint}");
+    let ask = |method: &str, path: &str, body: &str| {
+        let answer = proxy.api().ask(method, path, "If-Match: *\r\n", body).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.text().contains("\"durable\":true"), "{}", answer.text());
+    };
+    ask("PUT", &path("127.0.0.1:9"), "{\"weight\":3}");
+    ask("PATCH", &path(&own), "{\"state\":\"maintenance\"}");
+    ask("PUT", "/v1/services/shop/versions/v9", "{\"endpoints\":[\"127.0.0.1:9\"]}");
+    proxy.kill();
+    let proxy = world.start();
+    let is = |state: &str, origin: &str| Some((state.to_owned(), origin.to_owned()));
+    assert_eq!(endpoint(&proxy, &own), is("maintenance", "file"));
+    assert_eq!(endpoint(&proxy, "127.0.0.1:9"), is("healthy", "runtime"));
+    assert_eq!(proxy.api().ask("GET", "/v1/services/shop/versions/v9", "", "").unwrap().status, 200);
+    let gone = proxy.api().ask("DELETE", &path("127.0.0.1:9"), "", "").unwrap();
+    assert_eq!(gone.status, 200, "{}", gone.text());
+    proxy.kill();
+    let proxy = world.start();
+    assert_eq!(endpoint(&proxy, "127.0.0.1:9"), None);
+    assert_eq!(endpoint(&proxy, &own), is("maintenance", "file"));
+    assert_eq!(proxy.api().split().weight, percent(35), "the intent stays");
+}

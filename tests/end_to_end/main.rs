@@ -10,8 +10,11 @@
 mod support;
 
 mod access_log;
+mod balancing;
 mod bodies;
+mod breaker;
 mod clients;
+mod endpoints;
 mod faults;
 mod forwarding;
 mod framing;

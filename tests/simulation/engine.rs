@@ -36,7 +36,9 @@ pub struct Engine {
 impl Engine {
     pub fn new(definition: &Definition, workers: usize) -> (Engine, Subscriber) {
         let mut state = State::of([definition.clone()]);
-        for authority in definition.versions.iter().flat_map(|version| &version.endpoints) {
+        for authority in
+            definition.versions.iter().flat_map(|version| &version.endpoints).map(|endpoint| &endpoint.authority)
+        {
             state.resolve(authority, vec![authority.parse().expect("endpoints are addresses here")]);
         }
         let first = Snapshot::of(&state, &Snapshot::default());

@@ -16,11 +16,12 @@ use std::time::Duration;
 use http::HeaderMap;
 use penstock::control::command::Precondition;
 use penstock::domain::admission::Admission;
+use penstock::domain::balance::Balancing;
 use penstock::domain::error_pages::ErrorPages;
 use penstock::domain::judge::{LatencyLimit, Mode, Policy};
 use penstock::domain::names::{EndpointId, ServiceName, VersionId, VersionName};
 use penstock::domain::outcome::Class;
-use penstock::domain::pool::InFlight;
+use penstock::domain::pool::{Ask, InFlight};
 use penstock::domain::retry::RetryPolicy;
 use penstock::domain::route::Facts;
 use penstock::domain::service::{Definition, PinDefinition, Target, Timeouts, VersionDefinition};
@@ -357,7 +358,7 @@ impl World {
     fn attempt(&mut self, service: &Service, version: usize) -> (Option<InFlight>, Answer) {
         let pool = &service.versions[version].pool;
         let mut tried = Vec::new();
-        while let Some(in_flight) = pool.pick(&tried, self.luck.u64(..)) {
+        while let Ok(in_flight) = pool.pick(&Ask { tried: &tried, draw: self.luck.u64(..), key: None, now: self.now }) {
             assert!(!tried.contains(&in_flight.endpoint().id), "an endpoint is tried once");
             self.pools.insert(in_flight.endpoint().id);
             match self.backends[version].answer(&mut self.luck, self.now) {
@@ -365,7 +366,7 @@ impl World {
                 answer => return (Some(in_flight), answer),
             }
         }
-        assert_eq!(tried.len(), pool.endpoints.len(), "every endpoint was tried");
+        assert_eq!(tried.len(), pool.members.len(), "every endpoint was tried");
         (None, Answer::Refused)
     }
 
@@ -470,7 +471,7 @@ impl World {
         let lowers = match request {
             Request::Weight(to) => *to < before.weight || before.canary.is_none() && to.is_zero(),
             Request::Abort => true,
-            Request::Promote | Request::Unseal(_) | Request::Pause(_) | Request::Resume => false,
+            Request::Promote | Request::Unseal(_) | Request::Canary(_) | Request::Pause(_) | Request::Resume => false,
         };
         let raises = matches!(request, Request::Weight(to) if *to > before.weight) || *request == Request::Promote;
         let result = self.engine.command(self.now, request.clone(), precondition);
@@ -505,7 +506,7 @@ impl World {
             let (drawn, forced) = (seen.drawn.all().classes.success, seen.forced);
             assert_eq!(drawn, self.drawn.get(&version.id).copied().unwrap_or(0), "draws are counted once");
             assert_eq!(forced, self.forced.get(&version.id).copied().unwrap_or(0), "pins are counted once");
-            for endpoint in &version.pool.endpoints {
+            for endpoint in version.pool.endpoints() {
                 assert_eq!(endpoint.in_flight(), 0, "nothing is under way any more");
                 self.pools.remove(&endpoint.id);
             }
@@ -585,6 +586,8 @@ fn definition(luck: &mut fastrand::Rng, canary: Canary) -> Definition {
         timeouts: Timeouts { response_head: Duration::from_secs(pick(luck, &[3, 30])), ..Timeouts::default() },
         retries: RetryPolicy::default(),
         admission: Admission::default(),
+        health_check: None,
+        balancing: Balancing::default(),
     }
 }
 

@@ -23,6 +23,7 @@ static ALONE: RwLock<()> = RwLock::new(());
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     stable: Vec<SocketAddr>,
+    weights: &'static [u32],
     canary: Vec<SocketAddr>,
     weight: Option<&'static str>,
     pins: &'static str,
@@ -30,6 +31,8 @@ pub struct Setup {
     clients: &'static str,
     upstream: &'static str,
     rollback: &'static str,
+    service: &'static str,
+    limits: &'static str,
     drain: &'static str,
     linger: &'static str,
     more: &'static str,
@@ -80,6 +83,21 @@ impl Setup {
         Setup { rollback, ..self }
     }
 
+    /// Of the stable endpoints, in their order.
+    pub fn weights(self, weights: &'static [u32]) -> Setup {
+        Setup { weights, ..self }
+    }
+
+    /// Lines of `[services.shop]`.
+    pub fn service(self, service: &'static str) -> Setup {
+        Setup { service, ..self }
+    }
+
+    /// Lines of `[services.shop.limits]`.
+    pub fn limits(self, limits: &'static str) -> Setup {
+        Setup { limits, ..self }
+    }
+
     pub fn stopping(self, linger: &'static str, drain: &'static str) -> Setup {
         Setup { drain, linger, ..self }
     }
@@ -121,9 +139,11 @@ impl Setup {
             let _ = writeln!(text, "canary = \"v2\"\nweight = \"{weight}\"");
         }
         let more = self.more;
+        let _ = writeln!(text, "{}", self.service);
+        let _ = writeln!(text, "[services.shop.limits]\n{}", self.limits);
         let _ = writeln!(text, "[services.shop.timeouts]\n{}", self.upstream);
         let _ = writeln!(text, "[services.shop.rollback]\n{}", self.rollback);
-        let _ = writeln!(text, "[services.shop.versions.v1]\nendpoints = [{}]", list(&self.stable));
+        let _ = writeln!(text, "[services.shop.versions.v1]\nendpoints = [{}]", self.weighed());
         if self.weight.is_some() {
             let _ = writeln!(text, "[services.shop.versions.v2]\nendpoints = [{}]", list(&self.canary));
             if let Some(capacity) = self.capacity {
@@ -131,6 +151,12 @@ impl Setup {
             }
         }
         text + more
+    }
+
+    fn weighed(&self) -> String {
+        let weights = self.weights.iter().chain(std::iter::repeat(&1));
+        let one = |(address, weight)| format!("{{ address = \"{address}\", weight = {weight} }}");
+        self.stable.iter().zip(weights).map(one).collect::<Vec<_>>().join(", ")
     }
 
     pub fn start(self) -> Penstock {

@@ -146,7 +146,7 @@ impl Story<'_, '_> {
     fn service(&self) -> Option<wire::Service> {
         let control = self.stage.app.control();
         let view = control.view();
-        view.services.values().next().map(|service| wire::Service::of(service, control.journal()))
+        view.services.values().next().map(|service| wire::Service::of(service, &wire::Beside::of(control)))
     }
 }
 

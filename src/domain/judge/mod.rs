@@ -9,7 +9,9 @@
 //!                                             │ coins' order)
 //!                                             └─> limit     each arm against a fixed share: holds and probes, and lets
 //!                                                           the comparison without tolerance act
-//!   verdict, first that holds: worse (health, outage, evidence, limit, exposure), hold (shared), probe,
+//!  endpoints, as they stand ────────────────────> ejection  much of the canary is ejected, and stable is well
+//!
+//!   verdict, first that holds: worse (health, ejection, outage, evidence, limit, exposure), hold (shared), probe,
 //!                              hold (canary), undecided
 //! ```
 //!
@@ -35,13 +37,14 @@
 //! **The account.** A canary that is no worse than tolerated is convicted with probability at most [`ALPHA`] in an hour
 //! with five changes of weight. The tests run on different clocks, so their money is not added up but divided: the
 //! outage guard has [`ALPHA_OUTAGE`], the comparison of each configured limit [`ALPHA_LIMIT`], the comparison of the
-//! arms all the rest. Health needs none (a canary that cannot be reached while stable can is no matter of chance), nor
-//! do holds and probes, which convict nobody.
+//! arms all the rest. Health and ejection need none (a canary that cannot be reached while stable can is no matter of
+//! chance), nor do holds and probes, which convict nobody.
 //!
 //! **What it does not do.** It reads no clock, draws no luck and changes no weight: what follows from a verdict is the
 //! rollout's business. It does not compare latencies yet, except against a declared limit.
 
 pub mod bets;
+pub mod ejection;
 pub mod evidence;
 pub mod exposure;
 pub mod health;
@@ -61,12 +64,14 @@ pub use self::verdict::{
 };
 
 use self::bets::{Counts, Tolerance};
+use self::ejection::Ejections;
 use self::evidence::{Budget, Evidence};
 use self::exposure::Spending;
 use self::health::Health;
 use self::limit::Limit;
 use self::outage::{Flow, OutageGuard};
 use self::settle::{Group, Ring, Slack, Slot};
+use super::pool::Census;
 use super::split::Weight;
 use super::time::{TICK, Tick};
 use super::window::{Arm, Coin, Drawn, Generation, Row};
@@ -108,6 +113,7 @@ pub struct Judge {
     stable: Seen,
     spending: Spending,
     health: Health,
+    ejections: Ejections,
     outage: OutageGuard,
     slots: Ring,
     comparison: Evidence,
@@ -141,6 +147,7 @@ impl Judge {
             stable: Seen::default(),
             spending: Spending::new(policy.exposure.failures, trial),
             health: Health::default(),
+            ejections: Ejections::default(),
             outage: OutageGuard::new(for_outage),
             slots: Ring::new(Slack::Hundredth, patience(response_head.max(PATIENCE))),
             comparison: Evidence::new(Budget::of(alpha), &FAMILIES),
@@ -156,6 +163,11 @@ impl Judge {
         }
     }
 
+    /// How the arms' endpoints stand, before the tick is ended.
+    pub fn watch_endpoints(&mut self, canary: Census, stable: Census) {
+        self.ejections.watch(canary, stable);
+    }
+
     /// Ends tick `now`, in which the weight was `weight`: `rows` is everything the workers reported since the last
     /// call.
     pub fn tick<'a>(&mut self, now: Tick, weight: Weight, rows: impl Iterator<Item = (&'a Drawn, &'a Row)>) -> Verdict {
@@ -166,6 +178,7 @@ impl Judge {
             limit.watch(now, &ended, logs::real(ticks) * TICK.as_secs_f64());
         }
         self.health.end_tick();
+        self.ejections.end_tick(now, &ended);
         self.outage.end_tick(weight.fraction(), ticks);
         let compared = self.settle(now);
         self.settle_latency(now);
@@ -274,6 +287,7 @@ impl Judge {
         if self.convicted.is_none() {
             let judged = self
                 .by_health()
+                .or_else(|| self.by_ejection())
                 .or_else(|| self.by_outage())
                 .or_else(|| self.by_breakdowns())
                 .or(compared)
@@ -287,7 +301,7 @@ impl Judge {
         // An arm that gets no requests cannot recover in its account, and cannot be over a limit either.
         let canary = !weight.is_zero() && self.limits().any(|(_, limit)| limit.canary_fires());
         let stable = weight < Weight::FULL && self.limits().any(|(_, limit)| limit.stable_fires());
-        let verdict = match (stable, canary) {
+        let verdict = match (stable || self.ejections.shared(), canary) {
             (true, _) => Verdict::Hold(Hold::SharedDegradation),
             (false, true) if weight > Weight::HALF && self.unit != Unit::None => Verdict::Probe,
             (false, true) => Verdict::Hold(Hold::CanaryOverLimit),
@@ -310,6 +324,16 @@ impl Judge {
         );
         let enough = -ALPHA.ln();
         Some(self.conviction(Trigger::Health, enough, enough, because))
+    }
+
+    fn by_ejection(&self) -> Option<Conviction> {
+        let Census { ejected, wanted, .. } = self.ejections.convicts()?;
+        let because = format!(
+            "{ejected} of the canary's {wanted} endpoints have been ejected for {:.0} s, and stable is well",
+            Ejections::seconds()
+        );
+        let enough = -ALPHA.ln();
+        Some(self.conviction(Trigger::Ejection, enough, enough, because))
     }
 
     fn by_outage(&self) -> Option<Conviction> {

@@ -42,6 +42,8 @@ pub enum Trigger {
     Health,
     /// Clients saw as many failures as the operator allows; says nothing about stable.
     ExposureBudget,
+    /// Much of the canary is ejected, and stable is well.
+    Ejection,
 }
 
 impl std::fmt::Display for Trigger {
@@ -52,6 +54,7 @@ impl std::fmt::Display for Trigger {
             Trigger::Limit => "limit",
             Trigger::Health => "health",
             Trigger::ExposureBudget => "exposure_budget",
+            Trigger::Ejection => "ejection",
         })
     }
 }

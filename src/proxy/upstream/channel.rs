@@ -13,6 +13,7 @@ use super::download::Download;
 use super::upload::Upload;
 use super::wire::{Stopped, Wire};
 use crate::domain::names::EndpointId;
+use crate::domain::pool::Slot;
 use crate::domain::time::Moment;
 
 /// A connection that had been idle for at least this long and is found dead was closed for its idleness, not for the
@@ -29,6 +30,8 @@ pub struct Channel {
     idle_since: Option<Moment>,
     /// That are over.
     exchanges: u32,
+    /// Its place among the endpoint's connections.
+    slot: Slot,
 }
 
 /// Why an exchange brought no response head.
@@ -47,10 +50,15 @@ pub enum Failed {
 }
 
 impl Channel {
-    pub async fn connect(endpoint: EndpointId, address: SocketAddr) -> io::Result<Channel> {
+    pub async fn connect(endpoint: EndpointId, address: SocketAddr, slot: Slot) -> io::Result<Channel> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Channel { wire: Box::new(Wire::new(stream)), endpoint, idle_since: None, exchanges: 0 })
+        Ok(Channel { wire: Box::new(Wire::new(stream)), endpoint, idle_since: None, exchanges: 0, slot })
+    }
+
+    #[must_use]
+    pub fn slot(&self) -> &Slot {
+        &self.slot
     }
 
     #[must_use]

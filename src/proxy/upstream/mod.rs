@@ -105,6 +105,18 @@ impl Upstreams {
         kept.push(channel);
     }
 
+    /// Closes the idle connections to endpoints that get nothing new any more.
+    pub fn keep(&self, open: impl Fn(EndpointId) -> bool) {
+        self.idle.borrow_mut().retain(|endpoint, _| open(*endpoint));
+    }
+
+    /// Closes the oldest connection to every endpoint that somebody waits for room at; says whether there was one.
+    pub fn close_wanted(&self) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        let wanted = idle.values_mut().filter(|kept| kept.first().is_some_and(|oldest| oldest.slot().wanted()));
+        wanted.map(|kept| kept.remove(0)).count() > 0
+    }
+
     /// Drops what was closed by the other side, or has been idle for too long.
     pub fn reap(&self, now: Moment) {
         let mut cx = Context::from_waker(Waker::noop());
