@@ -24,7 +24,7 @@ use super::wire::{
     Beside, Endpoint, EndpointChanged, EndpointPatch, EndpointPut, Endpoints, ListedEndpoint, Version, VersionChanged,
     VersionPut, Versions,
 };
-use crate::control::command::Done;
+use crate::control::command::{Done, Run};
 use crate::control::engine::Resolved;
 use crate::control::resolver::resolve;
 use crate::control::view::{EndpointView, ServiceView, VersionView};
@@ -170,6 +170,7 @@ impl Place {
         caller: Caller,
     ) -> Result<Response, Problem> {
         let endpoint = named(&request);
+        let dry_run = caller.run == Run::Dry;
         let Done { changed, durable, .. } = amend(api, &self.service, request, resolved, caller).await?;
         let service = api.service(&self.service)?;
         let found = service.versions.iter().find(|version| version.name == self.version);
@@ -177,7 +178,7 @@ impl Place {
         let (revision, durable) = (service.revision, api.durable(durable));
         let endpoint = listed.map(|endpoint| Endpoint::of(endpoint, &service.drawn, &Beside::of(&api.control)));
         let (service, version) = (self.service, self.version);
-        Ok(tagged(revision, EndpointChanged { changed, durable, service, version, revision, endpoint }))
+        Ok(tagged(revision, EndpointChanged { changed, durable, dry_run, service, version, revision, endpoint }))
     }
 }
 
@@ -199,12 +200,13 @@ async fn amend_version(
     resolved: Vec<Resolved>,
     caller: Caller,
 ) -> Result<Response, Problem> {
+    let dry_run = caller.run == Run::Dry;
     let Done { changed, durable, .. } = amend(api, name, request, resolved, caller).await?;
     let service = api.service(name)?;
     let found = service.versions.iter().find(|known| known.name == version);
     let (revision, durable) = (service.revision, api.durable(durable));
     let version = found.map(|version| Version::of(&service, version, &Beside::of(&api.control)));
-    Ok(tagged(revision, VersionChanged { changed, durable, service: name.clone(), revision, version }))
+    Ok(tagged(revision, VersionChanged { changed, durable, dry_run, service: name.clone(), revision, version }))
 }
 
 async fn amend(
@@ -339,10 +341,18 @@ impl<S: Sync> FromRequestParts<S> for Forced {
     }
 }
 
+/// Beside it, `dry_run=true` is read by [`Caller`].
 fn forced(uri: &Uri) -> Result<bool, Problem> {
-    match uri.query() {
-        None | Some("" | "force=false") => Ok(false),
-        Some("force=true" | "force") => Ok(true),
-        Some(query) => Err(BAD_PATH.because(format!("`?{query}` means nothing here"), "`?force=true` is all there is")),
+    let mut force = false;
+    for pair in uri.query().unwrap_or_default().split('&') {
+        match pair {
+            "" | "force=false" | "dry_run=true" => {}
+            "force=true" | "force" => force = true,
+            odd => {
+                let help = "`?force=true` and `?dry_run=true` are all there is";
+                return Err(BAD_PATH.because(format!("`{odd}` means nothing here"), help));
+            }
+        }
     }
+    Ok(force)
 }

@@ -217,6 +217,21 @@ async fn a_dry_run_is_answered_like_a_real_one_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_dry_run_leaves_versions_and_endpoints_as_they_are() {
+    let world = world();
+    let ask = async |method, path: &str, body: &str| {
+        world.send(request(method, &format!("{path}?dry_run=true"), &[("if-match", "*")], body)).await
+    };
+    let drained: EndpointChanged = ask("PATCH", V2, "{\"state\":\"draining\"}").await.json();
+    assert!(drained.changed && drained.dry_run && !drained.durable);
+    assert_eq!(drained.endpoint.unwrap().administrative, Administrative::Ready);
+    let added = ask("PUT", "/v1/services/shop/versions/v9", "{\"endpoints\":[\"127.0.0.1:9009\"]}").await;
+    let added: VersionChanged = added.json();
+    assert!(added.changed && added.dry_run && added.version.is_none());
+    assert_eq!(added.revision, 0);
+}
+
+#[tokio::test]
 async fn pausing_and_resuming_state_their_target() {
     let world = world();
     let paused: Changed = world.post("/v1/services/shop:pause", "{\"for\":\"10s\"}").await.json();

@@ -231,6 +231,9 @@ pub struct EndpointChanged {
     pub changed: bool,
     /// False: a crash would forget it; the store has not kept it yet, or there is none.
     pub durable: bool,
+    /// True: it was only asked whether it would; the endpoint is as it was.
+    #[serde(default)]
+    pub dry_run: bool,
     pub service: ServiceName,
     pub version: VersionName,
     pub revision: u64,
@@ -243,6 +246,9 @@ pub struct EndpointChanged {
 pub struct VersionChanged {
     pub changed: bool,
     pub durable: bool,
+    /// As for an endpoint.
+    #[serde(default)]
+    pub dry_run: bool,
     pub service: ServiceName,
     pub revision: u64,
     /// As it is now; null: it is gone.

@@ -177,8 +177,8 @@ fn cap(per_second: Option<NonZeroU32>, before: Option<&Service>) -> Option<Arc<C
 }
 
 /// The split with seals resolved: a pin to a sealed version leads to stable. So it is with a version that never was
-/// healthy, or of which a person wants nothing: no coin is tossed for it, and nothing is held against it. What is sticky
-/// is taken over from `before` while it is the same exposure's: it remembers which sessions were met.
+/// healthy, or of which a person wants nothing: no coin is tossed for it, and nothing is held against it. What is
+/// sticky is taken over from `before` while it is the same exposure's: it remembers which sessions were met.
 fn split(service: &ServiceState, versions: &[Version], before: Option<&Arc<Sticky>>) -> Split {
     let (definition, standing) = (&service.definition, &service.standing);
     let index = |name: &VersionName| definition.versions.iter().position(|version| version.name == *name);

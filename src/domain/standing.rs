@@ -265,8 +265,8 @@ impl Change {
         !matches!(self, Change::Resumed | Change::WouldRollBack { .. }) && self.is_kept()
     }
 
-    /// Whether it is part of what must survive: all but the holds, which come and go with the traffic, the pauses, which
-    /// end by themselves, and health, which is asked anew after a restart.
+    /// Whether it is part of what must survive: all but the holds, which come and go with the traffic, the pauses,
+    /// which end by themselves, and health, which is asked anew after a restart.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         !matches!(
