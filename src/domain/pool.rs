@@ -314,7 +314,11 @@ impl Member {
     /// Whether it may take a new request: wanted, healthy, and not ejected.
     #[must_use]
     pub fn takes(&self, now: Moment) -> bool {
-        self.wanted() && self.endpoint.operational() == Operational::Healthy && !self.endpoint.ejected(now)
+        self.takes_but_for_ejection() && !self.endpoint.ejected(now)
+    }
+
+    fn takes_but_for_ejection(&self) -> bool {
+        self.wanted() && self.endpoint.operational() == Operational::Healthy
     }
 
     /// Whether a person wants it to take requests, by this snapshot and by every newer one.
@@ -432,9 +436,15 @@ impl Pool {
     /// Looks at every member once: in what order other workers change them meanwhile does not matter.
     fn choose(&self, ask: &Ask<'_>) -> Result<&Member, Unpicked> {
         let panics = self.panics(ask.now);
-        let open = self.members.iter().filter(move |member| {
-            let eligible = if panics { member.wanted() } else { member.takes(ask.now) };
-            eligible && !ask.tried.contains(&member.endpoint.id)
+        let untried = |member: &&Member| !ask.tried.contains(&member.endpoint.id);
+        // Who has failed a few times is better than nobody, for a request that all others have failed.
+        let last = self.fails_open
+            && !ask.tried.is_empty()
+            && !self.members.iter().filter(untried).any(|member| member.takes(ask.now));
+        let open = self.members.iter().filter(untried).filter(move |member| match (panics, last) {
+            (true, _) => member.wanted(),
+            (false, true) => member.takes_but_for_ejection(),
+            (false, false) => member.takes(ask.now),
         });
         let limits = &self.balancing.limits;
         let (limit, version_limit) = (limits.of_endpoint(), limits.version_in_flight);

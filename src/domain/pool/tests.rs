@@ -224,6 +224,21 @@ fn one_that_is_added_starts_slowly_once_time_is_told() {
 }
 
 #[test]
+fn whoever_is_ejected_is_asked_when_all_others_have_failed_the_request() {
+    let stable = equal(2);
+    for _ in 0..5 {
+        stable.members[0].endpoint.failed(5);
+    }
+    assert_eq!(sweep(&stable, NOW).len(), 1);
+    assert_eq!(stable.pick(&ask(0)).unwrap().endpoint().id, EndpointId(1), "not before");
+    let second = [EndpointId(1)];
+    let picked = stable.pick(&Ask { tried: &second, ..ask(0) }).unwrap();
+    assert_eq!(picked.endpoint().id, EndpointId(0));
+    let canary = Pool { fails_open: false, ..stable };
+    assert!(canary.pick(&Ask { tried: &second, ..ask(0) }).is_err(), "stable answers for a canary");
+}
+
+#[test]
 fn the_ejected_are_left_out_until_their_time_is_over() {
     let pool = equal(3);
     for _ in 0..5 {
