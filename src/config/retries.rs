@@ -95,7 +95,7 @@ fn bytes(text: &str) -> Option<usize> {
     digits.parse().unwrap_or(usize::MAX).checked_mul(size).or(Some(usize::MAX))
 }
 
-/// As [`bytes`] reads it.
+/// As [`bytes()`] reads it.
 pub(super) fn size(bytes: usize) -> String {
     match bytes {
         0 => "0".to_owned(),

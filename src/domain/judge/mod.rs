@@ -30,7 +30,7 @@
 //! rejection for the comparisons of those, whose odds need no count of what went well, and with its breakdown (see
 //! [`sessions`](super::sessions)) for a test of those, which finds a canary that dies under sessions that ask often and
 //! has its money from the comparison. What a session does again is for health and for the limits themselves, which are
-//! not about chance. With fewer than [`LEAST_SESSIONS`] coins the comparison convicts nobody. A fixed cohort
+//! not about chance. With fewer than `LEAST_SESSIONS` coins the comparison convicts nobody. A fixed cohort
 //! ([`Unit::None`]) has no coin: health convicts, limits hold. Latencies, once they are compared, must take one sample
 //! per session and epoch: of requests with [`Coin::Tossed`].
 //!
